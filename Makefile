@@ -1,0 +1,55 @@
+# Every target sets up what it needs. A bare Debian machine with python3 and
+# make is enough to start from.
+
+PYTHON ?= python3
+VENV ?= .venv
+# For `make demo` and `make test`: more arguments, as in `make test ARGS=-x`.
+ARGS ?=
+
+bin := $(VENV)/bin
+# Newer than pyproject.toml: what that file asks for is installed.
+stamp := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint diagrams clean debian-venv debian-qemu debian-test
+
+help: ## say what the targets do
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(stamp) debian-qemu ## make .venv and install what Backfold needs
+
+demo: $(stamp) debian-qemu ## the whole story on a real QEMU
+	$(bin)/backfold demo $(ARGS)
+
+test: $(stamp) debian-test ## run the tests
+	$(bin)/python -m pytest $(ARGS)
+
+lint: $(stamp) ## check style, types and the committed diagrams
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	$(bin)/python -m backfold.engine.diagram --check docs/state-diagrams
+
+diagrams: $(stamp) ## write docs/state-diagrams from the declaration
+	$(bin)/python -m backfold.engine.diagram docs/state-diagrams
+
+clean: ## remove .venv and everything that tools left behind
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache \
+	    .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+debian-venv:
+	@PYTHON='$(PYTHON)' tools/debian-packages venv
+
+debian-qemu:
+	@tools/debian-packages qemu-system-x86_64 qemu-img
+
+debian-test:
+	@tools/debian-packages qemu-system-x86_64 qemu-img qemu-io nasm
+
+# pip 25.1 is the first that knows --group; Debian's own is older.
+$(stamp): pyproject.toml | debian-venv
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(bin)/python -m pip install --quiet --editable . --group dev
+	@touch $@

@@ -1,0 +1,1 @@
+"""The state machines; they know the journal and the ports, not QEMU."""
