@@ -1,0 +1,321 @@
+"""The catalog: domains, their disks, their snapshots, and the images of both.
+
+Plain functions on an open transaction, and `Catalog`, which calls them through a
+`Store`. An image has ``made_by`` when a creation of ours made it; only such images
+are ever removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlite_utils import Database
+
+from .errors import Reason, Refused, UsageError
+from .model import CatalogChange, CreationPlan, Disk, Domain, Snapshot, SnapshotDisk
+from .runs import open_run_reasons
+from .store import Store
+
+
+class Catalog:
+    """Domains and snapshots of one journal; every change is one transaction."""
+
+    def __init__(self, store: Store) -> None:
+        """Use the catalog of an open journal."""
+        self._store = store
+
+    async def domains(self) -> list[Domain]:
+        """Every domain, by name."""
+        return await self._store.read(domains)
+
+    async def domain(self, name: str) -> Domain:
+        """One domain. Raises `Refused` (``unknown_domain``)."""
+        return await self._store.read(lambda db: domain(db, name))
+
+    async def snapshots(self, domain: str) -> list[Snapshot]:
+        """A domain's snapshots, parents first. Raises `Refused`."""
+        return await self._store.read(lambda db: snapshots(db, domain))
+
+    async def snapshot(self, domain: str, name: str) -> Snapshot:
+        """One snapshot. Raises `Refused` (``unknown_snapshot``)."""
+        return await self._store.read(lambda db: snapshot(db, domain, name))
+
+    async def image_format(self, path: str) -> str | None:
+        """The recorded format of an image; None when the catalog does not know it."""
+        return await self._store.read(lambda db: image_format(db, path))
+
+    async def is_ours(self, path: str) -> bool:
+        """Whether a creation of ours made this image."""
+        return await self._store.read(lambda db: is_ours(db, path))
+
+    async def users_of_image(self, path: str) -> list[str]:
+        """What in the catalog refers to an image, in words."""
+        return await self._store.read(lambda db: users_of_image(db, path))
+
+    async def remove_domain(self, name: str) -> None:
+        """Forget a domain; its images stay. Raises `Refused`."""
+        await self._store.write(lambda db: remove_domain(db, name))
+
+
+def unknown_domain(name: str) -> Refused:
+    """The refusal for a domain that nobody added."""
+    return Refused(
+        [
+            Reason(
+                "unknown_domain",
+                f"There is no domain {name!r}.",
+                "`backfold domain list` shows the domains; `backfold domain add`"
+                " adds one.",
+            )
+        ]
+    )
+
+
+def unknown_snapshot(domain: str, name: str) -> Refused:
+    """The refusal for a snapshot that the domain does not have."""
+    return Refused(
+        [
+            Reason(
+                "unknown_snapshot",
+                f"The domain {domain} has no snapshot {name!r}.",
+                f"`backfold snapshot list {domain}` shows its snapshots.",
+            )
+        ]
+    )
+
+
+def domains(db: Database) -> list[Domain]:
+    """Every domain, by name."""
+    names = db.execute("select name from domains order by name").fetchall()
+    return [domain(db, name) for (name,) in names]
+
+
+def domain(db: Database, name: str) -> Domain:
+    """One domain. Raises `Refused` (``unknown_domain``)."""
+    row = db.execute("select monitor from domains where name = ?", (name,)).fetchone()
+    if row is None:
+        raise unknown_domain(name)
+    disks = db.execute(
+        "select target, source, format from disks join images on path = source"
+        " where domain = ? order by position",
+        (name,),
+    )
+    return Domain(name, row[0], tuple(Disk(*disk) for disk in disks.fetchall()))
+
+
+def add_domain(
+    db: Database,
+    new: Domain,
+    below: Sequence[tuple[str, str]],
+    created: str,
+) -> None:
+    """Record a domain. ``below`` are the lower images (path, format): not ours.
+
+    Raises `UsageError` when the name or an active image is taken.
+    """
+    if db.execute("select 1 from domains where name = ?", (new.name,)).fetchone():
+        raise UsageError(
+            f"The domain {new.name!r} exists already.",
+            remedy=f"`backfold domain show {new.name}` shows it.",
+        )
+    for disk in new.disks:
+        if users := users_of_image(db, disk.source):
+            raise UsageError(
+                f"The image {disk.source} belongs to {users[0]} already.",
+                remedy="Name the image that this domain boots from.",
+            )
+    db.execute(
+        "insert into domains (name, monitor, created) values (?, ?, ?)",
+        (new.name, new.monitor, created),
+    )
+    for path, format in [*((d.source, d.format) for d in new.disks), *below]:
+        put_image(db, path, format, None)
+    for position, disk in enumerate(new.disks):
+        db.execute(
+            "insert into disks (domain, target, source, position) values (?, ?, ?, ?)",
+            (new.name, disk.target, disk.source, position),
+        )
+
+
+def remove_domain(db: Database, name: str) -> None:
+    """Forget a domain, its snapshots, and the images that nothing refers to.
+
+    Raises `Refused` when it is unknown or a run is open.
+    """
+    domain(db, name)
+    if reasons := open_run_reasons(db, name):
+        raise Refused(reasons)
+    db.execute("update snapshots set parent = null where domain = ?", (name,))
+    db.execute("delete from domains where name = ?", (name,))
+    if not domains(db):
+        db.execute("delete from images")
+
+
+def snapshots(db: Database, name: str) -> list[Snapshot]:
+    """A domain's snapshots, parents before children. Raises `Refused`."""
+    domain(db, name)
+    names = db.execute(
+        "with recursive tree (name, depth, created) as ("
+        " select name, 0, created from snapshots where domain = ? and parent is null"
+        " union all select s.name, depth + 1, s.created from snapshots s"
+        " join tree t on s.parent = t.name where s.domain = ?)"
+        " select name from tree order by depth, created, name",
+        (name, name),
+    ).fetchall()
+    return [snapshot(db, name, row[0]) for row in names]
+
+
+def snapshot(db: Database, domain_name: str, name: str) -> Snapshot:
+    """One snapshot. Raises `Refused` (``unknown_snapshot``)."""
+    row = db.execute(
+        "select parent, created, status, reason, current from snapshots"
+        " where domain = ? and name = ?",
+        (domain_name, name),
+    ).fetchone()
+    if row is None:
+        raise unknown_snapshot(domain_name, name)
+    disks = db.execute(
+        "select d.target, d.frozen, i.format from snapshot_disks d"
+        " join images i on i.path = d.frozen"
+        " left join disks o on o.domain = d.domain and o.target = d.target"
+        " where d.domain = ? and d.snapshot = ? order by o.position, d.target",
+        (domain_name, name),
+    ).fetchall()
+    parent, created, status, reason, current = row
+    return Snapshot(
+        domain=domain_name,
+        name=name,
+        parent=parent,
+        created=created,
+        status=status,
+        reason=reason,
+        current=bool(current),
+        disks=tuple(SnapshotDisk(*disk) for disk in disks),
+    )
+
+
+def record_snapshot(db: Database, plan: CreationPlan, run: str, created: str) -> None:
+    """Record a snapshot that was taken: it is the current one now."""
+    parent = db.execute(
+        "select name from snapshots where domain = ? and current = 1", (plan.domain,)
+    ).fetchone()
+    db.execute("update snapshots set current = 0 where domain = ?", (plan.domain,))
+    db.execute(
+        "insert into snapshots (domain, name, parent, created, status, current)"
+        " values (?, ?, ?, ?, 'valid', 1)",
+        (plan.domain, plan.snapshot, parent and parent[0], created),
+    )
+    for overlay in plan.overlays:
+        put_image(db, overlay.overlay, "qcow2", run)
+        db.execute(
+            "insert into snapshot_disks (domain, snapshot, target, frozen)"
+            " select domain, ?, target, source from disks"
+            " where domain = ? and target = ? and source = ?",
+            (plan.snapshot, plan.domain, overlay.target, overlay.frozen.path),
+        )
+        _changed_one(
+            db,
+            "update disks set source = ? where domain = ? and target = ?"
+            " and source = ?",
+            (overlay.overlay, plan.domain, overlay.target, overlay.frozen.path),
+        )
+
+
+def mark_snapshot(
+    db: Database, domain_name: str, name: str, status: str, reason: str | None = None
+) -> None:
+    """Set a snapshot's status; ``reason`` belongs to ``invalid`` alone."""
+    db.execute(
+        "update snapshots set status = ?, reason = ? where domain = ? and name = ?",
+        (status, reason, domain_name, name),
+    )
+
+
+def fold_snapshot(db: Database, change: CatalogChange) -> None:
+    """Record that a snapshot has been folded away. Safe to repeat.
+
+    Disk sources, the frozen images of other snapshots, the children's parent and
+    the current snapshot change with the snapshot's own row, or not at all.
+    """
+    name, gone = change.domain, change.snapshot
+    row = db.execute(
+        "select parent, current from snapshots where domain = ? and name = ?",
+        (name, gone),
+    ).fetchone()
+    if row is None:
+        return
+    for disk in change.disks:
+        if disk.active:
+            _changed_one(
+                db,
+                "update disks set source = ? where domain = ? and target = ?"
+                " and source = ?",
+                (disk.base, name, disk.target, disk.top),
+            )
+        db.execute(
+            "update snapshot_disks set frozen = ? where domain = ? and target = ?"
+            " and frozen = ? and snapshot <> ?",
+            (disk.base, name, disk.target, disk.top, gone),
+        )
+    parent, current = row
+    db.execute(
+        "update snapshots set parent = ? where domain = ? and parent = ?",
+        (parent, name, gone),
+    )
+    db.execute("delete from snapshots where domain = ? and name = ?", (name, gone))
+    if current and parent:
+        db.execute(
+            "update snapshots set current = 1 where domain = ? and name = ?",
+            (name, parent),
+        )
+
+
+def put_image(db: Database, path: str, format: str, made_by: str | None) -> None:
+    """Record an image; what is recorded already stays."""
+    db.execute(
+        "insert into images (path, format, made_by) values (?, ?, ?)"
+        " on conflict (path) do nothing",
+        (path, format, made_by),
+    )
+
+
+def forget_image(db: Database, path: str) -> None:
+    """Forget an image that is gone."""
+    db.execute("delete from images where path = ?", (path,))
+
+
+def image_format(db: Database, path: str) -> str | None:
+    """The recorded format of an image; None when the catalog does not know it."""
+    row = db.execute("select format from images where path = ?", (path,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def is_ours(db: Database, path: str) -> bool:
+    """Whether a creation of ours made this image."""
+    row = db.execute("select made_by from images where path = ?", (path,)).fetchone()
+    return row is not None and row[0] is not None
+
+
+def users_of_image(db: Database, path: str) -> list[str]:
+    """What in the catalog refers to an image, in words."""
+    disks = db.execute(
+        "select 'disk ' || target || ' of domain ' || domain from disks"
+        " where source = ?",
+        (path,),
+    ).fetchall()
+    frozen = db.execute(
+        "select 'snapshot ' || snapshot || ' of domain ' || domain"
+        " from snapshot_disks where frozen = ?",
+        (path,),
+    ).fetchall()
+    return [str(row[0]) for row in [*disks, *frozen]]
+
+
+def _changed_one(db: Database, sql: str, parameters: tuple[str, ...]) -> None:
+    """Compare-and-set: the catalog must be as the plan saw it."""
+    if db.execute(sql, parameters).rowcount != 1:
+        raise UsageError(
+            "The catalog was changed by somebody else while the run was open.",
+            data="The images are as the run left them; the catalog is unchanged.",
+            remedy="`backfold domain show` and `backfold log` show both sides.",
+        )

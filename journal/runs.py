@@ -1,0 +1,461 @@
+"""Runs in the journal: deletions with their folds, creations, and transitions.
+
+Plain functions on an open transaction (`Store.write` gives it). Every write names
+the state and the generation that it expects (compare-and-set), so that a late or
+repeated order is refused with `Superseded`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlite_utils import Database
+
+from .errors import Reason, Refused, Superseded, Undeclared, UsageError
+from .model import CreationPlan, FileStamp, Plan
+
+_TABLES: Final = {"deletion": "deletions", "creation": "creations"}
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who writes a row, and when (UTC, ISO 8601)."""
+
+    who: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """A run as its engine knows it: late orders carry an old generation."""
+
+    machine: str
+    id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoldRow:
+    """A fold; the stamps are of the images as they were at the decision."""
+
+    target: str
+    state: str
+    top_stamp: FileStamp | None
+    base_stamp: FileStamp | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionRow:
+    """A deletion as the journal has it."""
+
+    id: str
+    domain: str
+    snapshot: str
+    state: str
+    generation: int
+    options: Mapping[str, Any]
+    plan: Plan | None
+    helper: Mapping[str, Any] | None
+    hold: Mapping[str, Any] | None
+    cancel_requested: bool
+    downtime_ms: float | None
+    reason: str | None
+    started: str
+    finished: str | None
+    folds: tuple[FoldRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreationRow:
+    """A creation as the journal has it."""
+
+    id: str
+    domain: str
+    snapshot: str
+    state: str
+    generation: int
+    plan: CreationPlan
+    reason: str | None
+    started: str
+    finished: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionRow:
+    """One line of a run's history; of a fold, ``detail`` names the disk."""
+
+    machine: str
+    source: str
+    trigger: str
+    dest: str
+    kind: str
+    who: str
+    generation: int
+    detail: Mapping[str, Any]
+    at: str
+
+
+def begin_deletion(
+    db: Database,
+    run: str,
+    domain: str,
+    snapshot: str,
+    options: Mapping[str, Any],
+    state: str,
+    author: Author,
+) -> RunKey:
+    """Write the row of a new deletion. Refuses a second open run of a domain."""
+    refuse_open(db, domain)
+    db.execute(
+        "insert into deletions (id, domain, snapshot, state, options, started)"
+        " values (?, ?, ?, ?, ?, ?)",
+        (run, domain, snapshot, state, json.dumps(dict(options)), author.at),
+    )
+    key = RunKey("deletion", run, 1)
+    remark(db, key, state, "claim", author, {"began": True})
+    return key
+
+
+def begin_creation(
+    db: Database, run: str, plan: CreationPlan, state: str, author: Author
+) -> RunKey:
+    """Write the row of a new creation. Refuses a second open run of a domain."""
+    refuse_open(db, plan.domain)
+    db.execute(
+        "insert into creations (id, domain, snapshot, state, plan, started)"
+        " values (?, ?, ?, ?, ?, ?)",
+        (run, plan.domain, plan.snapshot, state, plan.to_json(), author.at),
+    )
+    key = RunKey("creation", run, 1)
+    remark(db, key, state, "claim", author, {"began": True})
+    return key
+
+
+def open_run_reasons(
+    db: Database, domain: str, but: str | None = None
+) -> tuple[Reason, ...]:
+    """Why no new run of a domain may begin: one is still open, other than ``but``."""
+    reasons = []
+    for machine, table in _TABLES.items():
+        for (run,) in db.execute(
+            f"select id from {table} where domain = ? and finished is null"
+            " and id is not ?",
+            (domain, but),
+        ).fetchall():
+            reasons.append(
+                Reason(
+                    "deletion_open" if machine == "deletion" else "creation_open",
+                    f"The {machine} {run} of domain {domain} is still open.",
+                    f"Run `backfold recover {run}` first.",
+                )
+            )
+    return tuple(reasons)
+
+
+def refuse_open(db: Database, domain: str) -> None:
+    """Raise `Refused` when a run of this domain is open."""
+    if reasons := open_run_reasons(db, domain):
+        raise Refused(reasons)
+
+
+def claim(db: Database, machine: str, run: str, author: Author) -> RunKey:
+    """Take a run over: from now on, orders of its former engine are refused."""
+    table = _TABLES[machine]
+    db.execute(f"update {table} set generation = generation + 1 where id = ?", (run,))
+    row = db.execute(
+        f"select state, generation from {table} where id = ?", (run,)
+    ).fetchone()
+    key = RunKey(machine, run, int(row[1]))
+    remark(db, key, str(row[0]), "claim", author, {})
+    return key
+
+
+def request_cancel(db: Database, run: str, author: Author) -> None:
+    """Leave a request for the engine that works on a deletion, whoever that is."""
+    row = deletion(db, run)
+    if row.finished is None:
+        db.execute("update deletions set cancel_requested = 1 where id = ?", (run,))
+        key = RunKey("deletion", run, row.generation)
+        remark(db, key, row.state, "request_cancel", author, {})
+
+
+def move(
+    db: Database,
+    key: RunKey,
+    source: str,
+    trigger: str,
+    dest: str,
+    author: Author,
+    detail: Mapping[str, Any],
+    *,
+    final: bool,
+) -> None:
+    """Record an edge and change the state with it.
+
+    Raises `Superseded` when the run is not in ``source`` any more or another engine
+    has claimed it, `Undeclared` when a fold is in a state that ``dest`` does not
+    allow. A foreign key refuses an edge that was not declared.
+    """
+    table = _TABLES[key.machine]
+    changed = db.execute(
+        f"update {table} set state = ?, finished = ?"
+        " where id = ? and state = ? and generation = ? and finished is null",
+        (dest, author.at if final else None, key.id, source, key.generation),
+    ).rowcount
+    if changed != 1:
+        raise _superseded(key)
+    _append(db, key, source, trigger, dest, "edge", author, detail)
+    if key.machine == "deletion":
+        _check_folds(db, key.id, dest)
+
+
+def announce(
+    db: Database,
+    key: RunKey,
+    state: str,
+    step: str,
+    author: Author,
+    detail: Mapping[str, Any],
+) -> None:
+    """Record that a step is about to be done."""
+    _expect(db, key)
+    _append(db, key, state, step, state, "announce", author, detail)
+
+
+def note(
+    db: Database,
+    key: RunKey,
+    state: str,
+    step: str,
+    author: Author,
+    detail: Mapping[str, Any],
+) -> None:
+    """Record that a step was done, and what came of it."""
+    _expect(db, key)
+    _append(db, key, state, step, state, "note", author, detail)
+
+
+def remark(
+    db: Database,
+    key: RunKey,
+    state: str,
+    what: str,
+    author: Author,
+    detail: Mapping[str, Any],
+) -> None:
+    """Record something that is neither an edge nor a step."""
+    _append(db, key, state, what, state, "remark", author, detail)
+
+
+def update_deletion(db: Database, key: RunKey, **fields: Any) -> None:
+    """Change columns of a deletion. Raises `Superseded`."""
+    columns = ", ".join(f"{name} = ?" for name in fields)
+    changed = db.execute(
+        f"update deletions set {columns} where id = ? and generation = ?",
+        (*(_stored(value) for value in fields.values()), key.id, key.generation),
+    ).rowcount
+    if changed != 1:
+        raise _superseded(key)
+
+
+def put_folds(db: Database, key: RunKey, targets: list[str], state: str) -> None:
+    """Replace a deletion's folds by new ones, as a new plan has them."""
+    _expect(db, key)
+    db.execute("delete from folds where deletion = ?", (key.id,))
+    for target in targets:
+        db.execute(
+            "insert into folds (deletion, target, state) values (?, ?, ?)",
+            (key.id, target, state),
+        )
+
+
+def move_fold(
+    db: Database,
+    key: RunKey,
+    target: str,
+    source: str,
+    trigger: str,
+    dest: str,
+    author: Author,
+    stamps: tuple[FileStamp, FileStamp] | None = None,
+) -> None:
+    """Change a fold's state, and with the decision its stamps (top, base).
+
+    Raises `Superseded`; a foreign key refuses an edge that was not declared.
+    """
+    _expect(db, key)
+    top, base = stamps or (None, None)
+    changed = db.execute(
+        "update folds set state = ?, top_stamp = coalesce(?, top_stamp),"
+        " base_stamp = coalesce(?, base_stamp)"
+        " where deletion = ? and target = ? and state = ?",
+        (dest, _stored(top), _stored(base), key.id, target, source),
+    ).rowcount
+    if changed != 1:
+        raise _superseded(key)
+    fold = RunKey("fold", key.id, key.generation)
+    _append(db, fold, source, trigger, dest, "edge", author, {"disk": target})
+
+
+def deletion(db: Database, run: str) -> DeletionRow:
+    """One deletion, whole. KeyError when there is none of that id."""
+    for row in db.query("select * from deletions where id = ?", (run,)):
+        return _deletion_row(db, row)
+    raise KeyError(run)
+
+
+def creation(db: Database, run: str) -> CreationRow:
+    """One creation, whole. KeyError when there is none of that id."""
+    for row in db.query("select * from creations where id = ?", (run,)):
+        fields = {name: row[name] for name in CreationRow.__slots__}
+        return CreationRow(**{**fields, "plan": CreationPlan.from_json(row["plan"])})
+    raise KeyError(run)
+
+
+def list_deletions(
+    db: Database, *, only_open: bool, limit: int = 50
+) -> list[DeletionRow]:
+    """Deletions, the newest first."""
+    where = "where finished is null" if only_open else ""
+    rows = db.query(
+        f"select * from deletions {where} order by started desc limit {limit}"
+    )
+    return [_deletion_row(db, row) for row in rows]
+
+
+def open_creations(db: Database) -> list[CreationRow]:
+    """Creations that somebody has to finish."""
+    ids = db.execute("select id from creations where finished is null").fetchall()
+    return [creation(db, run) for (run,) in ids]
+
+
+def find(db: Database, prefix: str) -> tuple[str, str]:
+    """The machine and id of the run that a prefix names. Raises `UsageError`."""
+    if not prefix or any(digit not in "0123456789abcdef" for digit in prefix):
+        raise UsageError(
+            f"{prefix!r} is not the id of a run.",
+            remedy="Ids are 12 hex digits; `backfold status` lists them.",
+        )
+    found = [
+        (machine, str(run))
+        for machine, table in _TABLES.items()
+        for (run,) in db.execute(
+            f"select id from {table} where id glob ?", (prefix + "*",)
+        ).fetchall()
+    ]
+    if len(found) != 1:
+        what = "is ambiguous" if found else "is not the id of any run"
+        raise UsageError(
+            f"{prefix!r} {what}.", remedy="`backfold status` lists deletions by id."
+        )
+    return found[0]
+
+
+def history(db: Database, run: str) -> Iterator[TransitionRow]:
+    """Everything that was recorded of a run, in order."""
+    for row in db.query("select * from transitions where run = ? order by id", (run,)):
+        fields = {name: row[name] for name in TransitionRow.__slots__}
+        yield TransitionRow(**{**fields, "detail": json.loads(row["detail"])})
+
+
+def _deletion_row(db: Database, row: Mapping[str, Any]) -> DeletionRow:
+    folds = db.query(
+        "select * from folds where deletion = ? order by rowid", (row["id"],)
+    )
+    return DeletionRow(
+        **{
+            **{name: row[name] for name in DeletionRow.__slots__ if name != "folds"},
+            "options": json.loads(row["options"]),
+            "plan": None if row["plan"] is None else Plan.from_json(row["plan"]),
+            "helper": _loaded(row["helper"]),
+            "hold": _loaded(row["hold"]),
+            "cancel_requested": bool(row["cancel_requested"]),
+            "folds": tuple(
+                FoldRow(
+                    fold["target"],
+                    fold["state"],
+                    _stamp(fold["top_stamp"]),
+                    _stamp(fold["base_stamp"]),
+                )
+                for fold in folds
+            ),
+        }
+    )
+
+
+def _append(
+    db: Database,
+    key: RunKey,
+    source: str,
+    trigger: str,
+    dest: str,
+    kind: str,
+    author: Author,
+    detail: Mapping[str, Any],
+) -> None:
+    db.execute(
+        "insert into transitions"
+        " (machine, run, source, trigger, dest, kind, who, generation, detail, at)"
+        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            key.machine,
+            key.id,
+            source,
+            trigger,
+            dest,
+            kind,
+            author.who,
+            key.generation,
+            json.dumps(dict(detail), sort_keys=True),
+            author.at,
+        ),
+    )
+
+
+def _expect(db: Database, key: RunKey) -> None:
+    table = _TABLES[key.machine]
+    row = db.execute(
+        f"select 1 from {table} where id = ? and generation = ? and finished is null",
+        (key.id, key.generation),
+    ).fetchone()
+    if row is None:
+        raise _superseded(key)
+
+
+def _check_folds(db: Database, run: str, state: str) -> None:
+    wrong = db.execute(
+        "select target, state from folds where deletion = ? and state not in"
+        " (select fold_state from allowed_folds where deletion_state = ?)",
+        (run, state),
+    ).fetchone()
+    if wrong is not None:
+        raise Undeclared(
+            f"The state {state} does not allow the fold {wrong[0]} to be {wrong[1]}."
+        )
+
+
+def _superseded(key: RunKey) -> Superseded:
+    return Superseded(
+        f"The {key.machine} {key.id} was taken over by another engine or moved on.",
+        data="This engine did nothing more.",
+        remedy=f"`backfold status {key.id}` shows where it stands.",
+    )
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, FileStamp):
+        return json.dumps([value.size, value.mtime_ns])
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value), sort_keys=True)
+    return value
+
+
+def _loaded(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def _stamp(text: str | None) -> FileStamp | None:
+    return None if text is None else FileStamp(*json.loads(text))

@@ -1,0 +1,215 @@
+"""The journal's file: how it is opened, and the one thread that writes to it.
+
+WAL and ``synchronous=FULL``: a unit is durable when `Store.write` returns. Units
+that wait at the same time share one fsync. Several processes may share a journal;
+each write takes SQLite's write lock first (``BEGIN IMMEDIATE``). The event loop
+never waits for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlite_utils import Database
+
+from .errors import CommitUnknown, JournalDamaged, JournalError
+from .schema import Seeds, is_current, migrate
+
+T = TypeVar("T")
+
+#: How long a write waits for other processes, in seconds.
+BUSY_TIMEOUT: Final = 30.0
+#: How many units share one transaction at the most.
+GROUP_LIMIT: Final = 64
+
+_Unit = tuple[bool, Callable[[Database], Any], "Future[Any]"]
+
+
+class Store:
+    """An open journal. Use `Store.open`, then `read` and `write`, then `close`."""
+
+    def __init__(self, path: Path, seeds: Seeds) -> None:
+        """Use `Store.open`."""
+        self.path = path
+        self._seeds = seeds
+        self._units: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._serve, name="backfold-journal", daemon=True
+        )
+        self._opened: Future[None] = Future()
+
+    @classmethod
+    async def open(cls, path: Path, seeds: Seeds) -> Store:
+        """Open or make the journal at ``path``: directory 0700, file 0600.
+
+        Raises `JournalNewer`, `JournalDamaged` or `JournalError`.
+        """
+        store = cls(path, seeds)
+        store._thread.start()
+        await asyncio.wrap_future(store._opened)
+        return store
+
+    async def write(self, unit: Callable[[Database], T]) -> T:
+        """Run ``unit`` in a transaction; when this returns, it is durable.
+
+        Cancelling the caller does not cancel the unit. Raises what ``unit`` raises
+        (nothing is written then), `CommitUnknown` when the COMMIT failed, and
+        `JournalError` when the transaction could not begin.
+        """
+        return await self._submit(True, unit)
+
+    async def read(self, query: Callable[[Database], T]) -> T:
+        """Run a query that sees everything written before it."""
+        return await self._submit(False, query)
+
+    async def close(self) -> None:
+        """Finish what was submitted and close the file."""
+        self._units.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    async def _submit(self, writes: bool, unit: Callable[[Database], T]) -> T:
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+        self._units.put((writes, unit, future))
+        return await asyncio.wrap_future(future)
+
+    def _serve(self) -> None:
+        """The writer thread: it alone uses the connection."""
+        self._opened.set_running_or_notify_cancel()
+        try:
+            db = _open(self.path, self._seeds)
+        except BaseException as error:
+            self._opened.set_exception(_translated(error, self.path))
+            return
+        self._opened.set_result(None)
+        carried: _Unit | None = None
+        while True:
+            first = carried or self._units.get()
+            carried = None
+            if first is None:
+                db.close()
+                return
+            if not first[0]:
+                _answer(db, first, self.path)
+                continue
+            group = [first]
+            stop = False
+            while len(group) < GROUP_LIMIT and not self._units.empty():
+                unit = self._units.get()
+                if unit is None:
+                    stop = True
+                    break
+                if not unit[0]:
+                    carried = unit
+                    break
+                group.append(unit)
+            if not _commit(db, group, self.path):
+                db.close()
+                db = _connect(self.path)
+            if stop:
+                self._units.put(None)
+
+
+def _commit(db: Database, group: list[_Unit], path: Path) -> bool:
+    """Run a group in one transaction; False when its COMMIT failed."""
+    done: list[tuple[Future[Any], Any]] = []
+    try:
+        db.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        for _, _, future in group:
+            future.set_exception(_translated(error, path))
+        return True
+    for _, unit, future in group:
+        try:
+            with db.atomic():
+                result = unit(db)
+        except BaseException as error:
+            future.set_exception(_translated(error, path))
+        else:
+            done.append((future, result))
+    try:
+        db.conn.execute("COMMIT" if done else "ROLLBACK")
+    except sqlite3.Error as error:
+        for future, _ in done:
+            unknown = CommitUnknown(
+                f"The journal {path} reported an error at COMMIT: {error}.",
+                data="Whether the last step is recorded is unknown until it is read"
+                " again; the images are untouched by this.",
+                remedy="Look at the file system of the journal, then run recover.",
+            )
+            unknown.__cause__ = error
+            future.set_exception(unknown)
+        return False
+    for future, result in done:
+        future.set_result(result)
+    return True
+
+
+def _answer(db: Database, unit: _Unit, path: Path) -> None:
+    _, query, future = unit
+    try:
+        result = query(db)
+    except BaseException as error:
+        future.set_exception(_translated(error, path))
+    else:
+        future.set_result(result)
+
+
+def _open(path: Path, seeds: Seeds) -> Database:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.close(handle)
+    db = _connect(path)
+    if not is_current(db, seeds):
+        db.enable_wal()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            migrate(db, seeds)
+        except BaseException:
+            db.rollback()
+            raise
+        db.commit()
+    return db
+
+
+def _connect(path: Path) -> Database:
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+    )
+    db = Database(connection, strict=True, execute_plugins=False)
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def _translated(error: BaseException, path: Path) -> BaseException:
+    """SQLite's and the system's errors as ours; everything else as it is."""
+    translated: JournalError
+    damaged = isinstance(error, sqlite3.DatabaseError) and (
+        getattr(error, "sqlite_errorcode", None)
+        in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    )
+    if damaged:
+        translated = JournalDamaged(
+            f"The journal {path} is damaged: {error}.",
+            data="The images are untouched. Without the journal, an overlay that is"
+            " not fenced is the truth; beside a fenced one the base is complete.",
+            remedy="Keep a copy, and follow the guide's chapter on rescue by hand.",
+        )
+    elif isinstance(error, sqlite3.OperationalError | OSError):
+        translated = JournalError(
+            f"The journal {path} cannot be used: {error}.",
+            remedy="Check the path, its permissions and the space on its file system.",
+        )
+    else:
+        return error
+    translated.__cause__ = error
+    return translated
