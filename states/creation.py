@@ -1,0 +1,74 @@
+"""The machine of a creation: taking a snapshot, all disks or none."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .machine import Declaration, Edge, Recovery, State, Step
+
+CREATION: Final = Declaration(
+    name="creation",
+    title="A creation: taking a snapshot",
+    states=(
+        State(
+            "planned",
+            "Makes the new overlays, with owner, group, mode and link style of the"
+            " images below, and syncs them and their directories.",
+            killed="Overlays that nothing uses yet.",
+            recovers="Removes the overlays: the guest has not seen them.",
+            steps=(
+                Step(
+                    "make_overlays",
+                    "qemu-img create for each disk, then fsync of file and directory",
+                    "empty files of the names in the plan",
+                    Recovery.REPEAT,
+                    undone_by="remove_overlays",
+                ),
+                Step(
+                    "remove_overlays",
+                    "unlink the overlays that this creation made, if they are empty",
+                    "some of them are gone",
+                    Recovery.REPEAT,
+                ),
+            ),
+        ),
+        State(
+            "overlays_made",
+            "Switches every disk to its overlay at one instant.",
+            killed="All disks are switched or none: QEMU does it in one transaction.",
+            recovers="The graph of a living QEMU decides. With QEMU gone, an overlay"
+            " with data was taken; empty overlays over unchanged images were not;"
+            " overlay and image both changed is reported and left alone.",
+            steps=(
+                Step(
+                    "switch",
+                    "one QMP transaction over all disks; nothing when the domain is"
+                    " off: the catalog's transaction is the switch then",
+                    "the disks write to their overlays, or none does",
+                    Recovery.OBSERVE,
+                ),
+                Step(
+                    "remove_overlays",
+                    "unlink the overlays that this creation made, if they are empty",
+                    "some of them are gone",
+                    Recovery.REPEAT,
+                ),
+            ),
+        ),
+        State(
+            "switched",
+            "Records snapshot and disk sources in one transaction of the catalog.",
+            killed="QEMU writes to overlays that the catalog does not name yet.",
+            recovers="Records them.",
+        ),
+        State("recorded", "The snapshot exists.", final=True),
+        State("undone", "Nothing has happened.", final=True),
+    ),
+    edges=(
+        Edge("made", "planned", "overlays_made", "every overlay is durable"),
+        Edge("switched", "overlays_made", "switched", "the graph was read back"),
+        Edge("recorded", "switched", "recorded", "the catalog knows it"),
+        Edge("undo", "planned", "undone", "failed, or nobody finished it"),
+        Edge("undo", "overlays_made", "undone", "the disks were not switched"),
+    ),
+)

@@ -1,0 +1,66 @@
+"""The machine of a fold: the part of a deletion on one disk."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .machine import Declaration, Edge, State
+
+FOLD: Final = Declaration(
+    name="fold",
+    title="A fold: one disk of a deletion",
+    states=(
+        State("planned", "Nothing has been copied."),
+        State("copying", "A block job copies the top down into the base."),
+        State("converged", "The job has copied all there was: READY or PENDING."),
+        State(
+            "voted",
+            "Covered by the decision: top and base are equal and flushed, and a"
+            " superseded active image is fenced.",
+        ),
+        State(
+            "switched",
+            "The disk runs on the base, read back from graph and headers,"
+            " and the changed header is synced.",
+        ),
+        State("retired", "The superseded image is gone.", final=True),
+        State(
+            "cancelled", "The job was cancelled; the old chain is whole.", final=True
+        ),
+        State("failed", "The job failed; the old chain is whole.", final=True),
+    ),
+    edges=(
+        Edge("start", "planned", "copying", "the job runs"),
+        Edge("converge", "copying", "converged", "READY, or PENDING if intermediate"),
+        Edge("diverge", "converged", "copying", "its vote was released"),
+        Edge("vote", "converged", "voted", "the decision, in its own transaction"),
+        Edge("annul", "voted", "converged", "the decision was annulled"),
+        Edge("keep", "voted", "copying", "somebody kept the disk on its overlay"),
+        Edge("switch", "voted", "switched", "the base was read back"),
+        Edge("retire", "switched", "retired", "nothing uses the old image"),
+        Edge("restart", "planned", "planned", "planned again"),
+        Edge("restart", "copying", "planned", "planned again"),
+        Edge("restart", "converged", "planned", "planned again"),
+        Edge("cancel", "planned", "cancelled", "rolled back"),
+        Edge("cancel", "copying", "cancelled", "rolled back"),
+        Edge("cancel", "converged", "cancelled", "rolled back"),
+        Edge("fail", "copying", "failed", "the job ended with an error"),
+        Edge("fail", "converged", "failed", "the job ended with an error"),
+    ),
+)
+
+#: Which fold states each deletion state allows; the journal checks it at each edge.
+ALLOWED: Final[dict[str, frozenset[str]]] = {
+    "validate": frozenset(),
+    "refused": frozenset(),
+    "prepare": frozenset({"planned", "copying", "converged"}),
+    "start_paused": frozenset({"planned"}),
+    "commit_per_disk": frozenset({"planned", "copying", "converged"}),
+    "vote": frozenset({"converged"}),
+    "pivot": frozenset({"voted", "switched", "copying", "converged"}),
+    "update_metadata": frozenset({"switched", "retired"}),
+    "stop": frozenset({"retired"}),
+    "completed": frozenset({"retired"}),
+    "roll_back": frozenset({"planned", "copying", "converged", "failed"}),
+    "rolled_back": frozenset({"cancelled", "failed"}),
+}

@@ -1,0 +1,36 @@
+"""Files of a plan that was made in an earlier boot of the host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..journal.model import FileId, FoldPlan, Image, Plan
+from .ports import Images
+
+
+def identify_again(plan: Plan, images: Images, run: str, boot_id: str) -> Plan:
+    """A plan of an earlier boot, with this boot's device numbers.
+
+    Only a file that still has its inode is taken for the one of the plan: one that
+    was replaced meanwhile keeps its old identity, and is reported as a difference.
+    """
+
+    def image(old: Image) -> Image:
+        for path in (old.path, images.fence_name(old.path, run)):
+            found = images.identify(path)
+            if found is not None and found.inode == old.file.inode:
+                return replace(old, file=FileId(found.device, found.inode))
+        return old
+
+    def fold(old: FoldPlan) -> FoldPlan:
+        return replace(
+            old,
+            top=image(old.top),
+            base=image(old.base),
+            above=None if old.above is None else image(old.above),
+            chain=tuple(image(item) for item in old.chain),
+        )
+
+    if plan.boot_id == boot_id:
+        return plan
+    return replace(plan, boot_id=boot_id, folds=tuple(fold(f) for f in plan.folds))

@@ -1,0 +1,237 @@
+"""pivot: the decision is durable; every disk goes to its base, forward only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlite_utils import Database
+
+from ..journal import runs
+from ..journal.errors import CommandFailed
+from ..journal.model import FoldPlan
+from .ballot import (
+    TooMuch,
+    announce_hold,
+    flush_copied,
+    let_guest_go,
+    nothing_else,
+    release_votes,
+    released,
+    take_fences_back,
+    take_votes,
+    wait_for_room,
+)
+from .commit_per_disk import converge, forget_jobs
+from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
+from .pivot_off import switch_links_off
+from .ports import Session
+from .start_paused import helper_session
+
+Folds = tuple[FoldPlan, ...]
+
+#: How often a disk that somebody kept on its overlay is folded again.
+ROUNDS: Final = 5
+
+
+async def pivot(ctx: Context) -> Move:
+    """Switch every disk and prove it by graph and headers.
+
+    Keeps invariants 1 and 9. Safe to be killed in: top and base of each disk are
+    equal while the guest stands, and the stamps of the decision tell afterwards
+    which of them somebody has written into.
+    """
+    for _ in range(ROUNDS):
+        if _voting_again(ctx):
+            await release_votes(ctx)
+        session = await ctx.connect()
+        if session is None:
+            kept = await switch_links_off(ctx)
+            if kept:
+                session = await helper_session(ctx, kept)
+        else:
+            kept = await _finalize(ctx, session)
+        if session is not None and kept:
+            await _fold_again(ctx, session, kept)
+            continue
+        await _settle(ctx, session)
+        return Move("proceed")
+    raise _mixed(ctx, kept)
+
+
+async def _finalize(ctx: Context, session: Session) -> Folds:
+    """Finalize what is PENDING, read the graph back, let the guest go on.
+
+    Returns the folds that somebody kept on their overlay: a soft cancel ends
+    without an error, so that only the graph is a proof. Their fences are taken back
+    before the guest goes on: what it writes must be bootable.
+    """
+    folds = ctx.plan.folds
+
+    async def finalize() -> None:
+        jobs = await session.jobs()
+        for fold in folds:
+            if fold.job in jobs and jobs[fold.job].status == "pending":
+                await session.finalize(fold.job)
+        waiting = {fold.job for fold in folds}
+        while waiting:
+            jobs = await session.jobs()
+            waiting = {
+                name
+                for name in waiting
+                if name in jobs and jobs[name].status in ("pending", "aborting")
+            }
+            if waiting:
+                await session.wait(0.02)
+
+    await ctx.effects.perform("finalize", finalize)
+    kept = await _kept(ctx, session)
+    if actives := tuple(fold for fold in kept if fold.is_active):
+        await ctx.effects.perform("unfence", lambda: take_fences_back(ctx, actives))
+    if ctx.row.hold is not None:
+
+        def noted(_: None) -> Unit:
+            return released(ctx)
+
+        await ctx.effects.perform(
+            "release_guest", lambda: let_guest_go(ctx, session), noting=noted
+        )
+        await ctx.guard.dismiss()
+        ctx.held_since = None
+        await ctx.refresh()
+    return kept
+
+
+async def _kept(ctx: Context, session: Session) -> Folds:
+    """Folds whose disk is still on its overlay.
+
+    In a helper no device shows where an active fold stands, and nobody writes: top
+    and base have been equal since the vote, so that a voted fold has switched.
+    """
+    chains = await ctx.chains(session)
+    kept = []
+    for fold in ctx.plan.folds:
+        if session.is_helper and fold.is_active:
+            if ctx.fold_state(fold.target) in ("copying", "converged"):
+                kept.append(fold)
+            continue
+        _, position = locate(chains, fold)
+        if position is Position.ON_TOP:
+            kept.append(fold)
+        elif position is Position.ELSEWHERE and not session.is_helper:
+            raise Stuck(
+                f"QEMU has {fold.target} on an image that is not of this deletion.",
+                "Nothing was removed: overlay and base are both still there.",
+                f"`backfold log {ctx.id}` names both; then run recover.",
+            )
+    return tuple(kept)
+
+
+async def _fold_again(ctx: Context, session: Session, folds: Folds) -> None:
+    """Converge and vote once more for disks that are still on their overlay.
+
+    All images were equal at the decision and the overlay went on, so the overlay is
+    the truth for such a disk. Its fold says so durably before anything is copied
+    into its base again, and until its new vote is durable.
+    """
+
+    def keep(db: Database) -> None:
+        for fold in folds:
+            if ctx.fold_state(fold.target) == "voted":
+                runs.move_fold(
+                    db, ctx.key, fold.target, "voted", "keep", "copying", ctx.author
+                )
+
+    await ctx.effects.perform("keep", nothing_else, noting=lambda _: keep)
+    await ctx.refresh()
+    await forget_jobs(session, folds)
+    try:
+        await converge(ctx, session, folds)
+        await flush_copied(ctx, session, folds)
+        await wait_for_room(ctx, session, folds)
+        await announce_hold(ctx, session, folds)
+        stamps = await take_votes(ctx, session, folds)
+    except TooMuch:
+        await release_votes(ctx)
+        return
+    except (Abandon, Replan) as error:
+        await release_votes(ctx)
+        raise _mixed(ctx, folds) from error
+
+    def again(db: Database) -> None:
+        for target, both in stamps.items():
+            runs.move_fold(
+                db, ctx.key, target, "copying", "converge", "converged", ctx.author
+            )
+            runs.move_fold(
+                db, ctx.key, target, "converged", "vote", "voted", ctx.author, both
+            )
+
+    await ctx.effects.perform("decide_again", nothing_else, noting=lambda _: again)
+    await ctx.refresh()
+
+
+def _voting_again(ctx: Context) -> bool:
+    """Whether a hold was left behind by a vote that was not decided again."""
+    if ctx.row.hold is None:
+        return False
+    states = {ctx.fold_state(target) for target in ctx.row.hold["disks"]}
+    return not states <= {"voted", "switched"}
+
+
+async def _settle(ctx: Context, session: Session | None) -> None:
+    """Sync and read back changed headers, record `switched`, close the old images."""
+    changed = [fold for fold in ctx.plan.folds if fold.above is not None]
+
+    async def sync_headers() -> None:
+        await ctx.images.sync([fold.above.path for fold in changed if fold.above])
+        for fold in changed:
+            assert fold.above is not None
+            header = await ctx.images.header(fold.above.path, fold.above.format)
+            if (
+                header.backing_path is None
+                or ctx.images.identify(header.backing_path) != fold.base.file
+            ):
+                raise CommandFailed(
+                    f"The header of {fold.above.path} names {header.backing},"
+                    f" not {fold.base.path}."
+                )
+
+    def noted(_: None) -> Unit:
+        def switched(db: Database) -> None:
+            for fold in ctx.row.folds:
+                if fold.state == "voted":
+                    runs.move_fold(
+                        db,
+                        ctx.key,
+                        fold.target,
+                        "voted",
+                        "switch",
+                        "switched",
+                        ctx.author,
+                    )
+
+        return switched
+
+    await ctx.effects.perform("sync_headers", sync_headers, noting=noted)
+    if session is not None:
+        await ctx.effects.perform("close_images", lambda: _close(ctx, session))
+
+
+async def _close(ctx: Context, session: Session) -> None:
+    """Dismiss the jobs and drop the nodes of superseded images, file nodes too."""
+    await forget_jobs(session, ctx.plan.folds)
+    aliases = {fold.top.path: ctx.fence(fold) for fold in ctx.plan.folds}
+    tops = {fold.top.file for fold in ctx.plan.folds}
+    opened = await session.open_images(aliases)
+    if superseded := [image for image in opened if image.file in tops]:
+        await session.drop(superseded)
+
+
+def _mixed(ctx: Context, kept: Folds) -> Stuck:
+    disks = ", ".join(fold.target for fold in kept)
+    return Stuck(
+        f"Somebody keeps {disks} on the overlay; the other disks are on their bases.",
+        "No write is lost: all images are of one instant, and each disk goes on from"
+        " the image that QEMU has.",
+        f"Leave the jobs of this deletion alone, then `backfold recover {ctx.id}`.",
+    )

@@ -1,0 +1,94 @@
+"""pivot with QEMU gone: which image is the truth, and links changed by hand."""
+
+from __future__ import annotations
+
+from ..journal.errors import CommandFailed
+from ..journal.model import FoldPlan
+from .ballot import nothing_else, released, take_fences_back
+from .context import Context, Stuck
+
+
+async def switch_links_off(ctx: Context) -> tuple[FoldPlan, ...]:
+    """Switch what is not switched yet, with nobody at the images.
+
+    Returns the folds whose disk somebody kept on its overlay. Keeps invariant 2:
+    the stamps of the decision tell which image went on. What intermediate folds
+    copied was flushed before the decision, so their link may change now; until
+    "switched" is durable, the old chain still opens.
+    """
+    await _nobody_else(ctx)
+    if ctx.row.hold is not None:
+        await ctx.effects.perform(
+            "release_guest", nothing_else, noting=lambda _: released(ctx)
+        )
+        await ctx.refresh()
+    actives = tuple(fold for fold in ctx.plan.folds if fold.is_active)
+    kept = tuple(fold for fold in actives if _overlay_went_on(ctx, fold))
+    if kept:
+        await ctx.effects.perform("unfence", lambda: take_fences_back(ctx, kept))
+    for fold in ctx.plan.folds:
+        if fold.above is not None:
+            await _relink(ctx, fold)
+    return kept
+
+
+async def _nobody_else(ctx: Context) -> None:
+    for fold in ctx.plan.folds:
+        if users := await ctx.images.users(fold.base.path):
+            raise Stuck(
+                f"{fold.base.path} is in use ({users[0].what}), but no monitor of the"
+                " domain answers.",
+                "The decision stands; nothing was removed.",
+                "End that process or make its monitor reachable, then run recover.",
+            )
+
+
+def _overlay_went_on(ctx: Context, fold: FoldPlan) -> bool:
+    """Whether somebody cancelled, and the guest wrote on into the overlay.
+
+    Raises `Stuck` when overlay and base both changed since the decision: then
+    nobody can tell, and nothing is touched.
+    """
+    row = next(row for row in ctx.row.folds if row.target == fold.target)
+    if row.state in ("copying", "converged"):
+        return True
+    if row.state != "voted":
+        return False
+    fence = ctx.fence(fold)
+    top = ctx.images.stamp(fence) or ctx.images.stamp(fold.top.path)
+    base = ctx.images.stamp(fold.base.path)
+    if base is None:
+        raise Stuck(
+            f"{fold.base.path} is missing.",
+            f"It holds the data of {fold.target} since the decision.",
+            "Bring it back to that name, then run recover.",
+        )
+    if top is None or top == row.top_stamp:
+        return False
+    if base == row.base_stamp:
+        return True
+    raise Stuck(
+        f"Both {fence} and {fold.base.path} were changed since the decision.",
+        f"Backfold cannot tell which one the guest of {fold.target} wrote last; both"
+        " are untouched.",
+        "The guide's chapter on rescue by hand says how to compare them.",
+    )
+
+
+async def _relink(ctx: Context, fold: FoldPlan) -> None:
+    assert fold.above is not None and fold.link is not None
+    above, link, format = fold.above, fold.link, fold.base.format
+    header = await ctx.images.header(above.path, above.format)
+    named = header.backing_path and ctx.images.identify(header.backing_path)
+    if named == fold.base.file:
+        return
+    if named != fold.top.file:
+        raise CommandFailed(
+            f"The header of {above.path} names {header.backing}, which is neither"
+            f" {fold.top.path} nor {fold.base.path}."
+        )
+    await ctx.effects.perform(
+        "relink",
+        lambda: ctx.images.relink(above, link, format),
+        intent={"disk": fold.target, "image": above.path, "link": link},
+    )

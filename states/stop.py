@@ -1,0 +1,32 @@
+"""stop: the helper ends, and the bases are checked now that nobody has them."""
+
+from __future__ import annotations
+
+from .context import Context, Move, Stuck
+from .start_paused import end_helper
+
+
+async def stop(ctx: Context) -> Move:
+    """End the helper and check the bases; only reads images.
+
+    While a QEMU has an image open, `qemu-img check` proves nothing.
+    """
+    await end_helper(ctx)
+
+    async def check() -> None:
+        for fold in ctx.plan.folds:
+            if await ctx.images.users(fold.base.path):
+                await ctx.effects.alarm(
+                    f"{fold.base.path} is in use already and was not checked"
+                )
+                continue
+            wrong = await ctx.images.check(fold.base.path, fold.base.format)
+            if wrong is not None:
+                raise Stuck(
+                    f"qemu-img check finds errors in {fold.base.path}: {wrong}.",
+                    "The image holds the disk of the domain; its overlay is retired.",
+                    "Keep a copy, try `qemu-img check -r all`, then run recover.",
+                )
+
+    await ctx.effects.perform("check_bases", check)
+    return Move("proceed")
