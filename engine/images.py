@@ -1,0 +1,381 @@
+"""The `Images` port on the real world: qemu-img, locks, /proc and the file system.
+
+Whatever may wait for the storage runs in a thread. A thread cannot be cancelled, so a
+cancelled call that changes names waits for its end first: nothing happens behind its
+caller's back. Reads and flushes are left to themselves instead, because a guest may
+stand still meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, ParamSpec, TypeVar
+
+import structlog
+
+from ..journal.errors import CommandFailed
+from ..journal.model import FileId, FileStamp, Image, OverlayPlan
+from ..states.ports import Extent, ImageHeader, ImageUser
+from . import files, image_locks, processes
+from .qemu_img import QemuImg, json_strings, resolve_backing
+
+#: The longest backing file name that QEMU accepts in a header.
+BACKING_BYTES: Final = 1023
+#: Bit of the incompatible features: the data is in another file.
+DATA_FILE_BIT: Final = 4
+#: A new overlay on a file system that has no files without a name.
+UNFINISHED: Final = ".backfold-new"
+
+#: What a file system answers that has no files without a name.
+NO_TMPFILE: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+
+_MAGIC: Final = b"QFI\xfb"
+#: Magic, version, offset and length of the backing file name.
+_START: Final = struct.Struct(">4sIQI")
+#: Magic, version and the incompatible features.
+_FEATURES: Final = struct.Struct(">4sI64xQ")
+
+_log = structlog.get_logger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class QemuImages:
+    """Image files of this host, by qemu-img and system calls."""
+
+    def __init__(self, qemu_img: QemuImg | None = None) -> None:
+        """``qemu_img`` runs the commands; the one in the PATH when None."""
+        self._qemu_img = qemu_img or QemuImg()
+
+    async def header(self, path: str, format: str) -> ImageHeader:
+        """Read one image's header, never probing. Only reads.
+
+        Raises:
+            CommandFailed: when it is missing or damaged.
+        """
+        external = format == "qcow2" and await asyncio.to_thread(_has_data_file, path)
+        return await self._qemu_img.header(path, format, data_file=external)
+
+    async def extents(self, path: str, format: str) -> Sequence[Extent]:
+        """What an image itself holds (the images below do not count). Only reads."""
+        await asyncio.to_thread(_refuse_data_file, path, format)
+        return await self._qemu_img.extents(path, format)
+
+    async def check(self, path: str, format: str) -> str | None:
+        """`qemu-img check`: None when sound, else what is wrong. Only reads.
+
+        Raises:
+            CommandFailed: when it could not be checked: it is in use, or no image.
+        """
+        await asyncio.to_thread(_refuse_data_file, path, format)
+        return await self._qemu_img.check(path, format)
+
+    async def create_overlay(self, plan: OverlayPlan) -> None:
+        """Make an empty overlay like the image below, durable with its directory.
+
+        It is made as a file without a name and gets its name when it is complete:
+        killed in here, there is no overlay, or a whole and empty one. Where the file
+        system cannot do that, an unfinished file under another name may be left,
+        which the next attempt replaces. An existing file is never touched.
+        """
+        new = _NewOverlay(plan)
+        try:
+            await in_thread(new.begin)
+            await self._qemu_img.create(
+                new.descriptor,
+                link=plan.link,
+                backing_format=plan.frozen.format,
+                size=plan.frozen.virtual_size,
+            )
+            await in_thread(new.publish)
+        finally:
+            new.close()
+        made = await self.header(plan.overlay, "qcow2")
+        wanted = (plan.link, plan.frozen.format, plan.frozen.virtual_size)
+        if (made.backing, made.backing_format, made.virtual_size) != wanted:
+            raise CommandFailed(f"the header of the new {plan.overlay!r} is wrong")
+
+    async def relink(self, image: Image, backing: str, backing_format: str) -> None:
+        """Change the link in an image's header while nobody has it open, durably.
+
+        Killed in here, the header names the old backing image or the new one; it is
+        read back and flushed before this returns, and repeating it does no harm.
+        """
+        await asyncio.to_thread(_check_relink, image)
+        header = await self.header(image.path, image.format)
+        if (header.backing, header.backing_format) != (backing, backing_format):
+            await self._qemu_img.rebase(image.path, backing, backing_format)
+            header = await self.header(image.path, image.format)
+        if (header.backing, header.backing_format) != (backing, backing_format):
+            raise CommandFailed(
+                f"{image.path!r} names {header.backing!r} ({header.backing_format})"
+                f" after it was told to name {backing!r} ({backing_format})"
+            )
+        await asyncio.to_thread(files.sync, image.path)
+
+    async def is_empty(self, path: str, format: str) -> bool:
+        """Whether an overlay holds no data of its own. Zeroes are data. Only reads."""
+        return not any(part.allocated for part in await self.extents(path, format))
+
+    def identify(self, path: str) -> FileId | None:
+        """Device and inode behind a path (links followed); None when missing."""
+        return files.identify(path)
+
+    def stamp(self, path: str) -> FileStamp | None:
+        """Size and modification time; None when missing."""
+        return files.stamp(path)
+
+    def fence_name(self, path: str, run: str) -> str:
+        """The name that an image gets when it is fenced, in its real directory."""
+        return files.fence_name(path, run)
+
+    def fence_obstacle(self, path: str, run: str) -> str | None:
+        """Why an image could not be fenced, found without writing; None when it can."""
+        return files.fence_obstacle(path, run)
+
+    async def probe_fence(self, path: str, run: str) -> None:
+        """Create, rename and remove a file beside the image; see `files`."""
+        await in_thread(files.probe_fence, path, run)
+
+    async def rename(self, old: str, new: str, file: FileId) -> None:
+        """Rename exactly that file, never over another one; see `files`.
+
+        Killed in here, the file has one of the names.
+        """
+        await in_thread(files.rename, old, new, file)
+
+    async def unlink(self, path: str, file: FileId) -> None:
+        """Remove exactly that fenced file if nobody has it locked; see `files`.
+
+        A `qemu-img` with ``-U`` that happens to look at it is no obstacle. Killed in
+        here, the file is there or it is not.
+        """
+        try:
+            await in_thread(files.unlink, path, file)
+        except image_locks.ImageLocked as error:
+            if error.held != image_locks.READER_ONLY or await self.users(path):
+                raise
+            await in_thread(files.unlink, path, file, readers_stay=True)
+
+    async def sync(self, paths: Sequence[str]) -> None:
+        """Flush files to the storage, all at once. Changes nothing else."""
+        once = {self.identify(path) or path: path for path in paths}
+        ends = [asyncio.to_thread(files.sync, path) for path in once.values()]
+        for end in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(end, BaseException):
+                raise end
+
+    def free_bytes(self, path: str) -> tuple[int, int]:
+        """Free bytes of the file system that a file is on, and that device's number."""
+        return files.free_bytes(path)
+
+    async def users(self, path: str) -> Sequence[ImageUser]:
+        """Other processes that have this image, our own helpers included."""
+        return (await asyncio.to_thread(processes.users, (path,)))[path]
+
+    async def dependents(self, image: FileId, folders: Sequence[str]) -> Sequence[str]:
+        """Images in these folders whose header names this image as backing image.
+
+        What is no qcow2 image, or cannot be read, is passed over. Only reads.
+        """
+        return await asyncio.to_thread(_dependents, image, folders)
+
+
+async def in_thread(call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Run a call that changes something in a thread; when cancelled, await its end."""
+    work = asyncio.ensure_future(asyncio.to_thread(call, *arguments, **named))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({work})
+        if not work.cancelled():
+            # Looked at, so that the loop does not complain; the caller is gone.
+            work.exception()
+        raise
+
+
+class _NewOverlay:
+    """An overlay in the making: an open file that has no name, or not its own yet."""
+
+    def __init__(self, plan: OverlayPlan) -> None:
+        self.plan = plan
+        self.folder = self.descriptor = -1
+        self.name = ""
+        self.unfinished: str | None = None
+
+    def begin(self) -> None:
+        """Open the directory and a new file in it."""
+        path, link = self.plan.overlay, self.plan.link
+        below = resolve_backing(path, link)
+        if below is None or files.identify(below) != self.plan.frozen.file:
+            raise CommandFailed(
+                f"{link!r} in {path!r} would not lead to the image below"
+            )
+        if os.path.lexists(path):
+            raise CommandFailed(f"{path!r} exists already")
+        self.folder, self.name = files.open_folder(path)
+        try:
+            self._open()
+        except OSError as error:
+            raise CommandFailed(f"{path!r} could not be made: {error}") from error
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            self.descriptor = os.open(
+                ".", flags | os.O_TMPFILE, 0o600, dir_fd=self.folder
+            )
+        except OSError as error:
+            if error.errno not in NO_TMPFILE:
+                raise
+            unfinished = self.name + UNFINISHED
+            with suppress(FileNotFoundError):
+                os.unlink(unfinished, dir_fd=self.folder)
+            flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            self.descriptor = os.open(unfinished, flags, 0o600, dir_fd=self.folder)
+            self.unfinished = unfinished
+
+    def publish(self) -> None:
+        """Give it owner, mode and name, all of it durable."""
+        try:
+            like = os.stat(self.plan.frozen.path)
+            try:
+                os.fchown(self.descriptor, like.st_uid, like.st_gid)
+            except PermissionError:
+                # Not root: the group may still be one of ours.
+                with suppress(PermissionError):
+                    os.fchown(self.descriptor, -1, like.st_gid)
+            os.fchmod(self.descriptor, stat.S_IMODE(like.st_mode) & 0o777)
+            os.fsync(self.descriptor)
+            if self.unfinished is None:
+                whole = f"/proc/self/fd/{self.descriptor}"
+                os.link(whole, self.name, dst_dir_fd=self.folder)
+            else:
+                files.rename_no_replace(
+                    self.folder, self.unfinished, self.folder, self.name
+                )
+                self.unfinished = None
+        except FileExistsError:
+            raise CommandFailed(f"{self.plan.overlay!r} exists already") from None
+        except OSError as error:
+            raise CommandFailed(
+                f"{self.plan.overlay!r} could not be made: {error}"
+            ) from error
+        files.sync_folders(self.plan.overlay, self.folder)
+
+    def close(self) -> None:
+        """Forget what did not get its name."""
+        if self.unfinished is not None:
+            with suppress(OSError):
+                os.unlink(self.unfinished, dir_fd=self.folder)
+        for descriptor in (self.descriptor, self.folder):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _has_data_file(path: str) -> bool:
+    """Whether a qcow2 header names an external data file, without a qemu-img."""
+    descriptor = image_locks.open_image(path)
+    try:
+        head = os.pread(descriptor, _FEATURES.size, 0)
+    except OSError as error:
+        raise CommandFailed(f"{path!r} cannot be read: {error}") from error
+    finally:
+        os.close(descriptor)
+    if len(head) < _FEATURES.size:
+        return False
+    magic, version, features = _FEATURES.unpack(head)
+    return magic == _MAGIC and version > 2 and bool(features & DATA_FILE_BIT)
+
+
+def _refuse_data_file(path: str, format: str) -> None:
+    if format == "qcow2" and _has_data_file(path):
+        raise CommandFailed(
+            f"{path!r} has an external data file, which Backfold does not open"
+        )
+
+
+def _check_relink(image: Image) -> None:
+    if files.identify(image.path) != image.file:
+        raise CommandFailed(f"{image.path!r} is not the file that it was")
+    _refuse_data_file(image.path, image.format)
+    held = image_locks.held(image.path)
+    # A mere reader is no obstacle: qemu-img takes the lock that it needs itself.
+    if held - image_locks.READER_ONLY:
+        raise image_locks.ImageLocked(image.path, held)
+
+
+def _dependents(image: FileId, folders: Sequence[str]) -> tuple[str, ...]:
+    """Links come last: a file that is found under its own name keeps that name."""
+    found: dict[FileId, str] = {}
+    for folder in folders:
+        try:
+            with os.scandir(os.path.abspath(folder)) as entries:
+                names = sorted((e.is_symlink(), e.name, e.path) for e in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise CommandFailed(
+                f"{folder!r} cannot be searched for other overlays: {error}"
+            ) from error
+        for _, _, path in names:
+            try:
+                dependent = _names_as_backing(path, image)
+            except OSError as error:
+                _log.warning("dependents.skipped", path=path, error=str(error))
+                continue
+            if dependent is not None:
+                found.setdefault(dependent, path)
+    return tuple(found.values())
+
+
+def _names_as_backing(path: str, image: FileId) -> FileId | None:
+    """The identity of a file if its header names the image, from where it lies."""
+    try:
+        looked = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    file = files.file_id(looked)
+    if not stat.S_ISREG(looked.st_mode) or file == image:
+        return None
+    backing = _backing_string(path)
+    if backing is None:
+        return None
+    for start in (path, os.path.realpath(path)):
+        names = [resolve_backing(start, backing)]
+        if backing.startswith("json:"):
+            names = [
+                resolve_backing(start, text)
+                for text in json_strings(backing.removeprefix("json:"))
+            ]
+        for name in filter(None, names):
+            with suppress(OSError, ValueError):
+                if files.file_id(os.stat(name)) == image:
+                    return file
+    return None
+
+
+def _backing_string(path: str) -> str | None:
+    """The backing file name in a qcow2 header, in two bounded reads."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(path, flags)
+    try:
+        size = os.fstat(descriptor).st_size
+        head = os.pread(descriptor, _START.size, 0)
+        if len(head) < _START.size:
+            return None
+        magic, _, offset, length = _START.unpack(head)
+        if magic != _MAGIC or not 0 < offset < size or not 0 < length <= BACKING_BYTES:
+            return None
+        name = os.pread(descriptor, length, offset)
+        return os.fsdecode(name.split(b"\0")[0]) or None
+    finally:
+        os.close(descriptor)
