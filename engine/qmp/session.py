@@ -1,0 +1,305 @@
+"""`Session` over QMP: what the states ask of one living QEMU."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...journal.errors import CommandFailed, Disconnected, OutcomeUnknown
+from ...journal.model import FileId, FoldPlan, Image, OverlayPlan
+from ...states.ports import Job, LiveChain, LiveImage
+from .files import OpenFiles
+from .graph import read_chains, read_images
+from .monitor import Monitor
+from .opening import node_name, open_nodes
+
+#: Seconds for what waits on the disk rather than on QEMU.
+DISK_SECONDS = 60.0
+#: Seconds that nodes have to lose their last user.
+VANISH_SECONDS = 1.0
+#: How often the graph is read before it is called unknown because it kept changing.
+READINGS = 5
+
+
+class QmpSession:
+    """One connection to one living QEMU, a domain's or a helper."""
+
+    def __init__(self, monitor: Monitor, is_helper: bool = False) -> None:
+        """Take over a connected monitor."""
+        self._monitor = monitor
+        self._is_helper = is_helper
+
+    @property
+    def is_helper(self) -> bool:
+        """Whether this QEMU was started by Backfold."""
+        return self._is_helper
+
+    async def run_state(self) -> str:
+        """QEMU's run state: ``running``, ``paused``, ``prelaunch`` and so on."""
+        status = await self._monitor.execute("query-status")
+        return str(status["status"])
+
+    async def chains(self, aliases: Mapping[str, str]) -> tuple[LiveChain, ...]:
+        """Every device's chain; in a helper, where there is no device, every root's."""
+        nodes, graph, devices = await self._read_graph()
+        resolve = OpenFiles(self._monitor.peer_pid, aliases).resolve
+        return read_chains(nodes, graph, devices, resolve, loose=self._is_helper)
+
+    async def open_images(self, aliases: Mapping[str, str]) -> tuple[LiveImage, ...]:
+        """Every image that this QEMU has open, in a chain or not."""
+        nodes, graph, _ = await self._read_graph()
+        resolve = OpenFiles(self._monitor.peer_pid, aliases).resolve
+        return read_images(nodes, graph, resolve)
+
+    async def jobs(self) -> Mapping[str, Job]:
+        """Every job that QEMU has, whoever started it, by id."""
+        jobs = await self._monitor.execute("query-jobs")
+        details = {
+            entry["device"]: entry
+            for entry in await self._monitor.execute("query-block-jobs")
+        }
+        return {job["id"]: _job(job, details.get(job["id"], {})) for job in jobs}
+
+    async def exports(self) -> frozenset[str]:
+        """The names of the nodes that are exported, by NBD for example."""
+        exports = await self._monitor.execute("query-block-exports")
+        return frozenset(export["node-name"] for export in exports)
+
+    async def open_chain(self, chain: Sequence[Image], writable: frozenset[str]) -> str:
+        """Helper only: open a chain, top first; returns the root node's name.
+
+        What is open already stays open. At the end the graph is read back and must
+        be exactly this chain, by inode.
+        """
+        self._helper_only("open_chain")
+        present = await self._nodes()
+        root = await open_nodes(self._monitor, chain, writable, frozenset(present))
+        wanted = [image.file for image in chain]
+        for found in await self.chains({}):
+            images = found.images
+            if images[0].node == root and [i.file for i in images] == wanted:
+                for live, image in zip(images, chain, strict=True):
+                    if image.path in writable and live.read_only:
+                        await self.set_writable(live, True)
+                return root
+        raise CommandFailed(
+            f"the helper has not opened the chain of {chain[0].path} as it was asked to"
+        )
+
+    async def start(
+        self, fold: FoldPlan, chain: LiveChain, bandwidth: int | None
+    ) -> None:
+        """Start the job of a fold. ``bandwidth`` is in bytes per second."""
+        if fold.strategy != "commit":
+            raise CommandFailed(f"no job for the strategy {fold.strategy}")
+        arguments: dict[str, Any] = {
+            "job_id": fold.job,
+            "device": chain.root,
+            "top_node": _node_of(chain, fold.top),
+            "base_node": _node_of(chain, fold.base),
+            "on_error": "stop",
+            "auto_finalize": False,
+            "auto_dismiss": False,
+            "speed": bandwidth or 0,
+        }
+        if fold.above is not None:
+            # Without it QEMU writes whatever name it opened the base by.
+            if fold.link is None:
+                raise CommandFailed(f"the fold of {fold.target} has no link to write")
+            arguments["backing_file"] = fold.link
+        await self._monitor.execute("block-commit", within=DISK_SECONDS, **arguments)
+
+    async def set_writable(self, image: LiveImage, writable: bool) -> None:
+        """Reopen an image read-write or read-only, all its other options kept."""
+        await self._reopen(image.node, "-w" if writable else "-r")
+        if bool(await self._is_read_only(image.node)) == writable:
+            raise CommandFailed(
+                f"{image.filename} is still read-{'only' if writable else 'write'}"
+            )
+
+    async def flush(self, image: LiveImage) -> None:
+        """Make durable what QEMU has written into an image.
+
+        The file is synced from outside first: QEMU stands still during its own
+        flush, so that one should find little to do. It tells nobody when it fails;
+        but a reopen flushes what is left, and does tell.
+        """
+        await asyncio.to_thread(_sync, image)
+        mode = "-r" if await self._is_read_only(image.node) else "-w"
+        await self._human_io(image.node, "flush")
+        await self._reopen(image.node, mode)
+
+    async def complete(self, job: str) -> None:
+        """Vote: ask a READY job to end. It then goes to PENDING."""
+        await self._monitor.execute("job-complete", id=job)
+
+    async def finalize(self, job: str) -> None:
+        """Let a PENDING job change the graph."""
+        await self._monitor.execute("job-finalize", within=DISK_SECONDS, id=job)
+
+    async def cancel(self, job: str) -> None:
+        """Ask a job to end without any effect; look at `jobs` for its end."""
+        await self._monitor.execute("job-cancel", id=job)
+
+    async def resume(self, job: str) -> None:
+        """Let a job go on that stopped after an I/O error."""
+        await self._monitor.execute("job-resume", id=job)
+
+    async def dismiss(self, job: str) -> None:
+        """Forget a concluded job."""
+        await self._monitor.execute("job-dismiss", id=job)
+
+    async def drop(self, images: Sequence[LiveImage]) -> None:
+        """Close images that nothing in the graph uses any more, top first.
+
+        Nodes that QEMU made by itself cannot be deleted, they vanish with their last
+        user. Whatever the way, in the end they must be gone.
+        """
+        names = [n for i in images for n in (i.node, i.file_node) if n is not None]
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + VANISH_SECONDS
+        while True:
+            refused: list[str] = []
+            for name in names:
+                if name in await self._nodes():
+                    try:
+                        await self._monitor.execute(
+                            "blockdev-del", within=DISK_SECONDS, node_name=name
+                        )
+                    except CommandFailed as error:
+                        refused.append(error.what)
+            left = await self._nodes()
+            if not any(name in left for name in names):
+                return
+            if loop.time() > deadline:
+                raise CommandFailed(f"still open in QEMU: {'; '.join(refused)}")
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """Hold the guest. Returns when its I/O is drained and flushed."""
+        await self._monitor.execute("stop")
+
+    async def cont(self) -> None:
+        """Let the guest go on."""
+        await self._monitor.execute("cont")
+
+    async def switch_to_overlays(
+        self, overlays: Sequence[tuple[OverlayPlan, LiveImage]]
+    ) -> None:
+        """Put an overlay on each active image, in one transaction."""
+        actions = [
+            {
+                "type": "blockdev-snapshot-sync",
+                "data": {
+                    "node-name": active.node,
+                    "snapshot-file": plan.overlay,
+                    "snapshot-node-name": node_name(_identify(plan.overlay)),
+                    "format": "qcow2",
+                    "mode": "existing",
+                },
+            }
+            for plan, active in overlays
+        ]
+        await self._monitor.execute("transaction", within=DISK_SECONDS, actions=actions)
+
+    async def wait(self, seconds: float) -> None:
+        """Return at the next event of QEMU, or after that time."""
+        await self._monitor.wait(seconds)
+
+    async def quit(self) -> None:
+        """Helper only: end the QEMU; returns when it has left."""
+        self._helper_only("quit")
+        try:
+            await self._monitor.execute("quit")
+        except Disconnected:
+            return
+        await self._monitor.wait_closed(DISK_SECONDS)
+
+    async def close(self) -> None:
+        """Leave the monitor to others."""
+        await self._monitor.close()
+
+    async def _read_graph(self) -> tuple[Any, Any, Any]:
+        """Nodes, links and devices, read until nothing changed while they were read."""
+        execute = self._monitor.execute
+        graph = await execute("x-debug-query-block-graph")
+        for _ in range(READINGS):
+            nodes = await execute("query-named-block-nodes", flat=True)
+            devices = await execute("query-block")
+            before, graph = graph, await execute("x-debug-query-block-graph")
+            if graph == before:
+                return nodes, graph, devices
+        raise OutcomeUnknown("QEMU's block graph kept changing while it was read")
+
+    async def _nodes(self) -> Mapping[str, Mapping[str, Any]]:
+        nodes = await self._monitor.execute("query-named-block-nodes", flat=True)
+        return {node["node-name"]: node for node in nodes}
+
+    async def _is_read_only(self, node: str) -> bool:
+        nodes = await self._nodes()
+        if node not in nodes:
+            raise CommandFailed(f"QEMU has no node {node}")
+        return bool(nodes[node]["ro"])
+
+    async def _reopen(self, node: str, mode: str) -> None:
+        # blockdev-reopen refuses nodes that QEMU opened by itself.
+        await self._human_io(node, f'"reopen {mode}"')
+
+    async def _human_io(self, node: str, command: str) -> None:
+        """`qemu-io` in QEMU: what it prints is an error."""
+        line = f"qemu-io {node} {command}"
+        if printed := await self._monitor.human(line, within=DISK_SECONDS):
+            raise CommandFailed(f"{line}: {printed}")
+
+    def _helper_only(self, what: str) -> None:
+        if not self._is_helper:
+            raise CommandFailed(f"{what} is for helpers, not for a domain's QEMU")
+
+
+def _job(job: Mapping[str, Any], details: Mapping[str, Any]) -> Job:
+    state = details.get("io-status")
+    stuck = state in ("nospace", "failed") and details.get("paused")
+    return Job(
+        id=job["id"],
+        type=job["type"],
+        status=job["status"],
+        done=job["current-progress"],
+        total=job["total-progress"],
+        error=job.get("error"),
+        stuck=state if stuck else None,
+    )
+
+
+def _node_of(chain: LiveChain, image: Image) -> str:
+    depth = chain.index(image.file)
+    if depth is None:
+        raise CommandFailed(f"{image.path} is not in the chain of {chain.device}")
+    return chain.images[depth].node
+
+
+def _identify(path: str) -> FileId:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise CommandFailed(f"cannot open {path}: {error.strerror}") from error
+    return FileId(found.st_dev, found.st_ino)
+
+
+def _sync(image: LiveImage) -> None:
+    """Sync an image's file by our own descriptor, if its name still leads there."""
+    try:
+        handle = os.open(image.filename, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        found = os.fstat(handle)
+        if image.file == FileId(found.st_dev, found.st_ino):
+            os.fsync(handle)
+    except OSError as error:
+        raise CommandFailed(
+            f"cannot sync {image.filename}: {error.strerror}"
+        ) from error
+    finally:
+        os.close(handle)

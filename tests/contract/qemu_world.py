@@ -1,0 +1,202 @@
+"""Images and machines of the contract tests, on real QEMU."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from backfold.engine.helper import QemuHypervisor
+from backfold.engine.qmp.monitor import Monitor
+from backfold.engine.qmp.session import QmpSession
+from backfold.journal.model import FileId, FileStamp, FoldPlan, Image
+from backfold.states.ports import HelperRecord, Hypervisor, Job, LiveChain, Session
+
+SIZE = 4 << 20
+BLOCK = 64 << 10
+
+
+def run(*command: str | Path, cwd: str | Path | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, check=True, capture_output=True, text=True, timeout=60
+    )
+    return done.stdout
+
+
+def file_id(path: str | Path) -> FileId:
+    status = os.stat(path)
+    return FileId(status.st_dev, status.st_ino)
+
+
+class QemuWorld:
+    """What a contract test needs besides the port itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        # Socket paths must be short, whatever pytest's folder is called.
+        self._sockets = tempfile.TemporaryDirectory(prefix="bf-")
+        self.sockets = Path(self._sockets.name)
+
+    def hypervisor(self) -> Hypervisor:
+        return QemuHypervisor(greeting_seconds=0.4)
+
+    def chain(self, *names: str, format: str = "qcow2") -> list[Image]:
+        """Images on top of each other, the first is the base; returned top first.
+
+        Each image overwrites a block of the one below, has one that nobody else has,
+        and one that the next overwrites.
+        """
+        images: list[Image] = []
+        for depth, name in enumerate(names):
+            path = self.folder / name
+            kind = "qcow2" if images else format
+            command: list[str | Path] = ["qemu-img", "create", "-q", "-f", kind]
+            if images:
+                command += ["-b", images[-1].path, "-F", images[-1].format]
+            run(*command, path, str(SIZE))
+            image = Image(str(path), kind, file_id(path), SIZE)
+            self.write(image, 10 + depth, 2 * depth, 3)
+            images.append(image)
+        return images[::-1]
+
+    def write(self, image: Image, pattern: int, block: int, blocks: int) -> None:
+        command = f"write -q -P {pattern} {block * BLOCK} {blocks * BLOCK}"
+        run("qemu-io", "-f", image.format, "-c", command, image.path)
+
+    def content(self, image: Image) -> bytes:
+        """What a guest would see in this image, read with nobody else around."""
+        raw = self.folder / "content.raw"
+        run("qemu-img", "convert", "-f", image.format, "-O", "raw", image.path, raw)
+        return raw.read_bytes()
+
+    def link(self, image: Image) -> str | None:
+        """The backing file name in an image's header, verbatim."""
+        answer = run("qemu-img", "info", "-U", "--output=json", image.path)
+        name = json.loads(answer).get("backing-filename")
+        return None if name is None else str(name)
+
+    def machine(self, *options: str, cwd: Path | None = None) -> str:
+        """Start a paused machine without a guest; returns its monitor."""
+        monitor = self.sockets / f"{len(self._processes)}.sock"
+        process = subprocess.Popen(
+            [
+                "qemu-system-x86_64",
+                *("-machine", "pc", "-m", "32", "-S", "-display", "none"),
+                *("-nodefaults", "-no-user-config"),
+                *("-qmp", f"unix:{monitor},server=on,wait=off"),
+                *options,
+            ],
+            cwd=cwd or "/",
+        )
+        self._processes.append(process)
+        deadline = time.monotonic() + 20
+        while not monitor.exists():
+            assert process.poll() is None, "QEMU did not start"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return str(monitor)
+
+    def domain(self, *disks: Sequence[Image]) -> str:
+        """A paused machine with one disk per chain."""
+        options: list[str] = []
+        for number, chain in enumerate(disks):
+            options += ["-drive", drive(chain[0].path, f"d{number}")]
+            options += ["-device", f"virtio-blk-pci,drive=d{number}"]
+        return self.machine(*options)
+
+    def kill(self, record: HelperRecord) -> None:
+        """SIGKILL, and wait until every thread has let go of the images."""
+        handle = os.pidfd_open(record.pid)
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            assert select.select([handle], [], [], 20)[0]
+        finally:
+            os.close(handle)
+
+    async def soft_cancel(self, session: Session, job: str) -> None:
+        """What another client may do: it ends a READY job without any error."""
+        await raw(session).execute("block-job-cancel", device=job)
+
+    def stop_machines(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        self.stop_machines()
+        self._sockets.cleanup()
+
+
+def raw(session: Session) -> Monitor:
+    """The monitor behind a session, for what another client would do."""
+    assert isinstance(session, QmpSession)
+    return session._monitor
+
+
+def drive(path: str | Path, name: str, *, more: str = "") -> str:
+    return f"file={path},format=qcow2,if=none,id={name}{more}"
+
+
+def fold_plan(
+    chain: Sequence[Image],
+    top: Image,
+    base: Image,
+    *,
+    link: str | None = None,
+    job: str = "backfold-test-0",
+) -> FoldPlan:
+    """A commit of ``top`` into ``base``."""
+    depth = chain.index(top)
+    above = chain[depth - 1] if depth else None
+    return FoldPlan(
+        target="vda",
+        job=job,
+        strategy="commit",
+        top=top,
+        base=base,
+        above=above,
+        chain=tuple(chain),
+        link=link or (base.path if above else None),
+        copy_bytes=0,
+        space_bytes=0,
+        base_stamp=FileStamp(0, 0),
+    )
+
+
+async def reach(session: Session, job: str, *wanted: str) -> Job:
+    """Wait until a job has one of these states."""
+    async with asyncio.timeout(10):
+        while True:
+            found = (await session.jobs())[job]
+            if found.status in wanted:
+                return found
+            await session.wait(0.05)
+
+
+async def only_chain(
+    session: Session, aliases: Mapping[str, str] | None = None
+) -> LiveChain:
+    (chain,) = await session.chains(aliases or {})
+    return chain
+
+
+@contextlib.contextmanager
+def closing_world(folder: Path) -> Iterator[QemuWorld]:
+    world = QemuWorld(folder)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def files(chain: LiveChain) -> list[FileId | None]:
+    return [image.file for image in chain.images]
