@@ -1,0 +1,275 @@
+"""A deletion, driven: which state comes next, and what errors mean where."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from sqlite_utils import Database
+
+from ..journal import runs
+from ..journal.errors import (
+    CommandFailed,
+    CommitUnknown,
+    JournalError,
+    MonitorBusy,
+    OutcomeUnknown,
+    Refused,
+    WorldError,
+)
+from ..journal.model import FoldPlan
+from ..states.ballot import release_votes
+from ..states.commit_per_disk import commit_per_disk
+from ..states.context import (
+    Abandon,
+    Context,
+    LeaveOpen,
+    Move,
+    Replan,
+    Stuck,
+)
+from ..states.deletion import DELETION
+from ..states.pivot import pivot
+from ..states.ports import Job
+from ..states.prepare import prepare
+from ..states.roll_back import roll_back
+from ..states.start_paused import start_paused
+from ..states.stop import stop
+from ..states.update_metadata import update_metadata
+from ..states.validate import validate
+from ..states.vote import annulment, vote
+from .events import ProgressEvent
+from .runner import Runner
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("backfold")
+
+#: How often in a row an unknown outcome is asked for before the run is left open.
+UNKNOWN_LIMIT: Final = 20
+#: How often in a row a plain no is met after the decision, before that.
+FAILURE_LIMIT: Final = 4
+#: How often a run is planned again before it is given up.
+REPLAN_LIMIT: Final = 10
+
+HANDLERS: Final[Mapping[str, Callable[[Context], Awaitable[Move]]]] = {
+    "validate": validate,
+    "prepare": prepare,
+    "start_paused": start_paused,
+    "commit_per_disk": commit_per_disk,
+    "vote": vote,
+    "pivot": pivot,
+    "update_metadata": update_metadata,
+    "stop": stop,
+    "roll_back": roll_back,
+}
+ABANDONABLE: Final = frozenset(
+    edge.source for edge in DELETION.edges if edge.trigger == "abandon"
+)
+
+
+@dataclass
+class DeletionModel:
+    """What the guards of the deletion's machine look at."""
+
+    ctx: Context
+    state: str = DELETION.initial
+
+    def has_no_folds(self) -> bool:
+        """Nothing has to be copied."""
+        return not self.ctx.plan.folds
+
+    def is_off(self) -> bool:
+        """The plan found the domain off."""
+        return self.ctx.plan.power == "off"
+
+    def has_helper(self) -> bool:
+        """The journal knows a helper."""
+        return self.ctx.row.helper is not None
+
+    def every_fold_voted(self) -> bool:
+        """A hold was announced for every fold."""
+        hold = self.ctx.row.hold
+        targets = {fold.target for fold in self.ctx.plan.folds}
+        return hold is not None and set(hold["disks"]) == targets
+
+    def nothing_finalized(self) -> bool:
+        """No fold has switched."""
+        return all(fold.state != "switched" for fold in self.ctx.row.folds)
+
+
+class DeletionRun(Runner):
+    """Drives one deletion from the state that it is in."""
+
+    declaration = DELETION
+    ctx: Context
+    #: Why the run was refused, if it was.
+    refusal: Refused | None = None
+    _reported: tuple[str, int, int] | None = None
+
+    @property
+    def state(self) -> str:
+        """The state that the journal has."""
+        return self.ctx.row.state
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """Domain and snapshot of the run."""
+        return self.ctx.row.domain, self.ctx.row.snapshot
+
+    def model(self) -> DeletionModel:
+        """What the guards look at."""
+        return DeletionModel(self.ctx)
+
+    async def refresh(self) -> None:
+        """Read the run again."""
+        await self.ctx.refresh()
+
+    async def run(self, until: Callable[[str], bool] = lambda state: False) -> str:
+        """Go on until a final state, or a state that ``until`` accepts.
+
+        Raises `Stuck` or `LeaveOpen` when the run stays open, `JournalError` when
+        the journal cannot be written.
+        """
+        errors = replans = 0
+        while self.state not in DELETION.final and not until(self.state):
+            if self.ctx.interrupted() and self.state not in ("pivot", "roll_back"):
+                raise LeaveOpen
+            try:
+                move = await HANDLERS[self.state](self.ctx)
+            except Refused as error:
+                move = self._refusal(error)
+            except Replan as error:
+                replans += 1
+                await self.ctx.disconnect()
+                move = self._planning_again(error, give_up=replans > REPLAN_LIMIT)
+            except Abandon as error:
+                move = self._abandonment(error)
+            except (OutcomeUnknown, CommandFailed, MonitorBusy) as error:
+                errors += 1
+                if not await self._goes_back(error, errors):
+                    continue
+                move = self._abandonment(error)
+            else:
+                errors = 0
+            await self._take(move)
+        return self.state
+
+    async def give_up(self, because: str) -> str:
+        """Roll back on request, from any state before the decision."""
+        if self.state in ABANDONABLE:
+            await self._take(self._abandonment(Abandon(because)))
+        elif self.state == "validate":
+            await self._take(Move("refuse", {"because": because}))
+        return await self.run()
+
+    def progress(self, fold: FoldPlan, job: Job) -> None:
+        """Tell the caller how far a fold is, when it has moved."""
+        seen = (fold.target, job.done, job.total)
+        if self._reported != seen:
+            self._reported = seen
+            self.tell(ProgressEvent(self.key.id, *seen))
+
+    async def _take(self, move: Move) -> None:
+        try:
+            await self.fire(move)
+        except CommitUnknown as error:
+            if move.trigger == "decide":
+                await self._annul(error)
+            raise
+
+    async def _goes_back(self, error: WorldError, count: int) -> bool:
+        """What follows a failed call: give up (True), or ask again (False).
+
+        An unknown outcome is asked for, in every state. A plain no leads back only
+        before the decision; after it, nothing but forward. Raises `Stuck` when
+        asking does not help.
+        """
+        refused = isinstance(error, CommandFailed)
+        await self.alarm(f"{self.state}: {error.what}")
+        await self.ctx.disconnect()
+        if refused and self.state in ABANDONABLE:
+            return True
+        if count >= (FAILURE_LIMIT if refused else UNKNOWN_LIMIT):
+            again = f"run `backfold recover {self.key.id}`."
+            raise Stuck(
+                error.what,
+                "Old and new images are both there; no write is lost.",
+                f"{error.remedy} Then {again}" if error.remedy else again.capitalize(),
+            ) from error
+        await self.clock.sleep(min(2.0, 0.05 * 2**count))
+        await self.refresh()
+        return False
+
+    async def _annul(self, error: CommitUnknown) -> None:
+        """The decision's COMMIT failed: make sure that it never counts, then release.
+
+        A restart could find its row, so that a durable annulment comes before any
+        release. When that fails too, the fence is taken back first (as
+        `release_votes` does): an overlay that is not fenced and went on is the truth.
+        """
+        ctx = self.ctx
+
+        def annul(db: Database) -> None:
+            if runs.deletion(db, ctx.id).state == "pivot":
+                annulment(ctx)(db)
+                runs.move(
+                    db, ctx.key, "pivot", "annul", "vote", ctx.author, {}, final=False
+                )
+            else:
+                annulled = {"what": f"annulled: {error.what}"}
+                runs.remark(db, ctx.key, "vote", "alarm", ctx.author, annulled)
+
+        try:
+            await self.store.write(annul)
+        except JournalError as failed:
+            log.error("deletion.annul_failed", run=ctx.id, error=str(failed))
+        await release_votes(ctx)
+
+    def _refusal(self, error: Refused) -> Move:
+        """Refused before anything was planned: history. Later: the run is given up."""
+        self.refusal = Refused(error.reasons, self.key.id)
+        reasons = [reason.as_json() for reason in error.reasons]
+        trigger = "refuse" if self.ctx.row.plan is None else "abandon"
+
+        def because(db: Database) -> None:
+            runs.update_deletion(db, self.key, reason=str(error))
+
+        return Move(trigger, {"reasons": reasons}, because)
+
+    def _abandonment(self, error: Exception) -> Move:
+        failed = error.failed if isinstance(error, Abandon) else None
+
+        def unit(db: Database) -> None:
+            runs.update_deletion(db, self.key, reason=str(error))
+            for fold in self.ctx.row.folds:
+                if fold.target == failed:
+                    runs.move_fold(
+                        db,
+                        self.key,
+                        fold.target,
+                        fold.state,
+                        "fail",
+                        "failed",
+                        self.author,
+                    )
+
+        return Move("abandon", {"because": str(error)}, unit)
+
+    def _planning_again(self, error: Replan, *, give_up: bool) -> Move:
+        if give_up:
+            return self._abandonment(error)
+
+        def restart(db: Database) -> None:
+            for fold in self.ctx.row.folds:
+                runs.move_fold(
+                    db,
+                    self.key,
+                    fold.target,
+                    fold.state,
+                    "restart",
+                    "planned",
+                    self.author,
+                )
+
+        return Move("replan", {"because": str(error)}, restart)

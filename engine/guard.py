@@ -1,0 +1,111 @@
+"""The guard: a process that lets the guest go on when the engine dies in a hold.
+
+It is started before the hold and tied to the engine by a pipe. The end of the pipe
+without a word means that the engine is gone: then the guard ends the hold at once,
+by the recovery that everybody else would use, and leaves the rest to `recover`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from ..journal.errors import BackfoldError, CommandFailed
+
+#: How long the guard's process may take to start, in seconds.
+START_TIMEOUT: Final = 20.0
+_READY: Final = b"ready\n"
+_DISMISSED: Final = b"dismissed"
+#: How often the guard tries to end a hold, and how long it waits between, seconds.
+_TRIES: Final = 20
+_PAUSE: Final = 0.25
+
+
+class GuardProcess:
+    """Starts and dismisses the guard of one run."""
+
+    def __init__(self, journal: Path) -> None:
+        """Guard runs of this journal."""
+        self._journal = journal.absolute()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self, deletion: str) -> None:
+        """Returns when the guard watches. Raises `CommandFailed` if it cannot.
+
+        It has a session of its own, so that a Ctrl-C at the engine's terminal does
+        not reach it.
+        """
+        if self._process is not None:
+            return
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            __name__,
+            str(self._journal),
+            deletion,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                said = await process.stdout.readline()
+        except TimeoutError:
+            said = b""
+        if said != _READY:
+            process.kill()
+            await process.wait()
+            raise CommandFailed(
+                "The guard process did not start.",
+                remedy="Without it a guest could stay frozen if this process dies."
+                f" Try `{sys.executable} -m {__name__}` by hand.",
+            )
+        self._process = process
+
+    async def dismiss(self) -> None:
+        """The hold is over: the guard may end."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        try:
+            process.stdin.write(_DISMISSED)
+            await process.stdin.drain()
+            process.stdin.close()
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        await process.wait()
+
+
+def main(arguments: list[str]) -> int:
+    """Wait for the engine's word or its death; end the hold if it died."""
+    from .api import Engine
+
+    journal, deletion = arguments
+
+    async def release() -> None:
+        async with Engine(journal) as engine:
+            await engine.release_hold(deletion)
+
+    os.write(1, _READY)
+    if _DISMISSED in sys.stdin.buffer.read():
+        return 0
+    for _ in range(_TRIES):
+        try:
+            asyncio.run(release())
+        except BackfoldError:
+            asyncio.run(asyncio.sleep(_PAUSE))
+        else:
+            return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,203 @@
+"""The one place where transitions are recorded and effects happen.
+
+Every transition reaches the journal through `Runner.fire`, every effect of a state
+happens in `Runner.perform`: announce, do, note. The probe is told of each moment,
+so that crash tests can stop at every one of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import structlog
+from sqlite_utils import Database
+
+from ..journal import runs
+from ..journal.errors import Undeclared
+from ..journal.runs import Author, RunKey
+from ..journal.store import Store
+from ..states.context import Move, Unit
+from ..states.machine import Declaration, Moment, Step
+from ..states.ports import Clock, Probe
+from .events import Event, OnEvent, StateEvent
+
+T = TypeVar("T")
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("backfold")
+
+
+class Runner(ABC):
+    """One run of one machine, driven by this engine."""
+
+    declaration: Declaration
+
+    def __init__(
+        self,
+        key: RunKey,
+        store: Store,
+        clock: Clock,
+        probe: Probe,
+        who: str,
+        on_event: OnEvent | None,
+    ) -> None:
+        """``on_event`` hears of states and progress; ``probe`` of every moment."""
+        self.key = key
+        self.store = store
+        self.clock = clock
+        self._probe = probe
+        self._who = who
+        self._on_event = on_event
+
+    @property
+    @abstractmethod
+    def state(self) -> str:
+        """The state that the journal has."""
+
+    @property
+    @abstractmethod
+    def subject(self) -> tuple[str, str]:
+        """Domain and snapshot of the run."""
+
+    @abstractmethod
+    def model(self) -> Any:
+        """What the guards of the machine look at."""
+
+    @abstractmethod
+    async def refresh(self) -> None:
+        """Read the run again, after rows of it were written."""
+
+    @property
+    def author(self) -> Author:
+        """Who writes rows, now."""
+        return Author(self._who, self.clock.now())
+
+    async def fire(self, move: Move) -> None:
+        """Take an edge: state and transition change in one transaction.
+
+        Raises `Undeclared` for an edge that the machine does not have here, or that
+        its guards forbid; `Superseded` when another engine has taken the run over.
+        """
+        source = self.state
+        model = self.model()
+        machine = self.declaration.bind(model, source)
+        if move.trigger not in machine.get_triggers(source):
+            raise Undeclared(f"{move.trigger} is not an edge of {source}")
+        if not machine.events[move.trigger].trigger(model):
+            raise Undeclared(f"{move.trigger} is not allowed in {source} now")
+        dest = str(model.state)
+
+        def unit(db: Database) -> None:
+            if move.unit is not None:
+                move.unit(db)
+            runs.move(
+                db,
+                self.key,
+                source,
+                move.trigger,
+                dest,
+                self.author,
+                move.detail,
+                final=dest in self.declaration.final,
+            )
+
+        self._reach(source, move.trigger, Moment.ANNOUNCED)
+        await self.store.write(unit)
+        self._reach(source, move.trigger, Moment.NOTED)
+        await self.refresh()
+        domain, snapshot = self.subject
+        log.info(
+            f"{self.declaration.name}.{dest}",
+            run=self.key.id,
+            domain=domain,
+            snapshot=snapshot,
+            source=source,
+        )
+        self.tell(StateEvent(self.key.id, domain, snapshot, dest, move.detail))
+
+    async def perform(
+        self,
+        step: str,
+        work: Callable[[], Awaitable[T]],
+        *,
+        intent: Mapping[str, Any] | None = None,
+        announcing: Unit | None = None,
+        noting: Callable[[T], Unit | None] | None = None,
+    ) -> T:
+        """Announce a declared step, do it, note it.
+
+        The announcement is durable before ``work`` begins (invariant 3), except for
+        steps that another row covers and for `release_votes`, which needs none: a
+        journal that cannot be written must not freeze a guest. ``announcing`` and
+        ``noting`` write into the same transactions.
+        """
+        state = self.state
+        declared = self.declaration.state(state).step(step)
+        if declared is None:
+            raise Undeclared(f"{step} is not a step of {state}")
+
+        def announcement(db: Database) -> None:
+            runs.announce(db, self.key, state, step, self.author, intent or {})
+            if announcing is not None:
+                announcing(db)
+
+        if announces(declared):
+            await self.store.write(announcement)
+        self._reach(state, step, Moment.ANNOUNCED)
+        result = await work()
+        self._reach(state, step, Moment.DONE)
+        unit = None if noting is None else noting(result)
+
+        def notice(db: Database) -> None:
+            runs.note(db, self.key, state, step, self.author, {})
+            if unit is not None:
+                unit(db)
+
+        if unit is not None or declared.covered_by is None:
+            await self.store.write(notice)
+        self._reach(state, step, Moment.NOTED)
+        if announcing is not None or unit is not None:
+            await self.refresh()
+        log.debug(f"{self.declaration.name}.{state}.{step}", run=self.key.id)
+        return result
+
+    async def alarm(self, what: str) -> None:
+        """Record something unexpected, and go on."""
+        log.warning(f"{self.declaration.name}.alarm", run=self.key.id, what=what)
+        await self.store.write(
+            lambda db: runs.remark(
+                db, self.key, self.state, "alarm", self.author, {"what": what}
+            )
+        )
+
+    def tell(self, event: Event) -> None:
+        """Call the listener; what it raises is logged and aborts nothing."""
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            log.exception("listener_failed", event_type=type(event).__name__)
+
+    def _reach(self, state: str, step: str, moment: Moment) -> None:
+        self._probe.reached(self.declaration.name, state, step, moment)
+
+
+def announces(step: Step) -> bool:
+    """Whether a step has a durable row of its own before it is done."""
+    return step.covered_by is None and step.name != "release_votes"
+
+
+def crash_points(declaration: Declaration) -> list[tuple[str, str, str]]:
+    """Every moment that the probe can be told of: (state, step or trigger, moment)."""
+    points = [
+        (state.name, step.name, moment.value)
+        for state in declaration.states
+        for step in state.steps
+        for moment in Moment
+    ]
+    for edge in declaration.edges:
+        for moment in (Moment.ANNOUNCED, Moment.NOTED):
+            points.append((edge.source, edge.trigger, moment.value))
+    return list(dict.fromkeys(points))
