@@ -1,3 +1,59 @@
-"""Delete external QEMU snapshots as journaled, resumable state machines."""
+"""Backfold deletes external snapshots of QEMU virtual machines, crash-safely."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .engine.api import Engine
+    from .engine.events import Event, ProgressEvent, StateEvent
+    from .engine.results import Creation, Deletion, DomainDisk, FoldResult
+    from .journal.errors import (
+        AlreadyDecided,
+        BackfoldError,
+        Busy,
+        Interrupted,
+        JournalError,
+        Reason,
+        Refused,
+        RolledBack,
+        UsageError,
+    )
+    from .journal.model import Disk, Domain, Plan, Snapshot
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyDecided",
+    "BackfoldError",
+    "Busy",
+    "Creation",
+    "Deletion",
+    "Disk",
+    "Domain",
+    "DomainDisk",
+    "Engine",
+    "Event",
+    "FoldResult",
+    "Interrupted",
+    "JournalError",
+    "Plan",
+    "ProgressEvent",
+    "Reason",
+    "Refused",
+    "RolledBack",
+    "Snapshot",
+    "StateEvent",
+    "UsageError",
+]
+
+_MODULES = (".engine.api", ".engine.events", ".engine.results", ".journal.errors")
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is asked for: `backfold --help` needs none."""
+    if name in __all__:
+        for module in (*_MODULES, ".journal.model"):
+            found = import_module(module, __name__)
+            if name in vars(found):
+                return vars(found)[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

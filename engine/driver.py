@@ -1,0 +1,230 @@
+"""Runs of one engine: locked, claimed, driven to an end or to a safe stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..journal import catalog, runs
+from ..journal.errors import BackfoldError, Busy, Interrupted, JournalError
+from ..journal.locks import Locks
+from ..journal.model import FileId
+from ..journal.runs import Author, DeletionRow, RunKey
+from ..journal.store import Store
+from ..states.context import Context, LeaveOpen, Options, Stuck
+from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
+from ..states.take_snapshot import CreationContext
+from .creation_run import CreationRun
+from .definitions import CatalogDefinitions
+from .deletion_run import DeletionRun
+from .events import OnEvent
+from .facts import Reader
+from .planner import FoldPlanner
+from .results import Creation, Deletion
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything outside the journal, through its ports; ``who`` signs the rows."""
+
+    hypervisor: Hypervisor
+    images: Images
+    clock: Clock
+    probe: Probe
+    new_guard: Callable[[], Guard]
+    managed: Callable[[], Mapping[FileId, str]]
+    lock_directory: Path
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """Drives runs of one journal in one world."""
+
+    store: Store
+    world: World
+
+    @property
+    def author(self) -> Author:
+        """Who writes rows, now."""
+        return Author(self.world.who, self.world.clock.now())
+
+    @property
+    def reader(self) -> Reader:
+        """Reads facts."""
+        world = self.world
+        return Reader(
+            self.store,
+            world.hypervisor,
+            world.images,
+            world.managed,
+            world.clock.boot_id,
+        )
+
+    @property
+    def planner(self) -> FoldPlanner:
+        """Plans deletions."""
+        return FoldPlanner(self.reader)
+
+    async def row(self, run: str) -> DeletionRow:
+        """A deletion as the journal has it."""
+        return await self.store.read(lambda db: runs.deletion(db, run))
+
+    def new_locks(self) -> Locks:
+        """Locks in this host's directory, none taken yet."""
+        return Locks(self.world.lock_directory)
+
+    def identities(self, paths: Collection[str]) -> list[FileId]:
+        """The files behind these paths, without those that are missing."""
+        found = [self.world.images.identify(path) for path in paths]
+        return [file for file in found if file is not None]
+
+    async def locked(self, row: DeletionRow, patience: float) -> Locks:
+        """The locks of an open deletion. Raises `Busy` after ``patience`` seconds.
+
+        It waits because a guard may be ending a hold right now.
+        """
+        domain = await self.store.read(lambda db: catalog.domain(db, row.domain))
+        files = set(self.identities([disk.source for disk in domain.disks]))
+        for fold in row.plan.folds if row.plan is not None else ():
+            fence = self.world.images.fence_name(fold.top.path, row.id)
+            files |= set(self.identities([fold.base.path, fence]))
+        locks = self.new_locks()
+        end = self.world.clock.monotonic() + patience
+        while True:
+            try:
+                locks.acquire(files)
+                return locks
+            except Busy:
+                if self.world.clock.monotonic() >= end:
+                    raise
+            await self.world.clock.sleep(0.05)
+
+    async def claimed(self, run: str, on_event: OnEvent | None) -> DeletionRun:
+        """Take an open deletion over; orders of its former engine are refused."""
+        key = await self.store.write(
+            lambda db: runs.claim(db, "deletion", run, self.author)
+        )
+        return await self.deletion_run(key, on_event)
+
+    async def deletion_run(self, key: RunKey, on_event: OnEvent | None) -> DeletionRun:
+        """A runner that stands where the journal says."""
+        world = self.world
+        row = await self.row(key.id)
+        domain = await self.store.read(lambda db: catalog.domain(db, row.domain))
+        runner = DeletionRun(
+            key, self.store, world.clock, world.probe, world.who, on_event
+        )
+        runner.ctx = Context(
+            key=key,
+            row=row,
+            options=Options(**row.options),
+            monitor=domain.monitor,
+            hypervisor=world.hypervisor,
+            images=world.images,
+            clock=world.clock,
+            definitions=CatalogDefinitions(),
+            planner=self.planner,
+            guard=world.new_guard(),
+            effects=runner,
+            read=self.store.read,
+            who=world.who,
+            interrupted=lambda: False,
+        )
+        await runner.refresh()
+        return runner
+
+    async def drive(
+        self, runner: DeletionRun, work: Callable[[], Awaitable[Any]]
+    ) -> Deletion:
+        """Run to an end, or to a safe stop when the caller's await is cancelled.
+
+        The work itself is never cancelled: it looks for the caller's wish at its
+        safe points, so that no hold and no decision is torn. Raises `Interrupted`
+        when the run stays open, `Refused` when it was refused.
+        """
+        leaving = asyncio.Event()
+        runner.ctx.interrupted = leaving.is_set
+        task = asyncio.ensure_future(work())
+        try:
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if task.cancelled():
+                    raise
+                leaving.set()
+                await task
+        except LeaveOpen:
+            raise await self._interrupted(
+                runner,
+                "The caller went away; the run was left at a safe point.",
+                "The guest runs as before; nothing is lost.",
+                "",
+            ) from None
+        except (Stuck, JournalError) as error:
+            raise await self._interrupted(
+                runner, error.what, error.data, error.remedy
+            ) from error
+        finally:
+            await runner.ctx.disconnect()
+            await runner.ctx.guard.dismiss()
+        if runner.refusal is not None and runner.state == "refused":
+            raise runner.refusal
+        return Deletion.of(await self.row(runner.key.id))
+
+    async def finish_creation(
+        self, key: RunKey, resumed: bool, on_event: OnEvent | None
+    ) -> Creation:
+        """Drive a creation to its end. Raises `Interrupted` when it stays open."""
+        world = self.world
+        row = await self.store.read(lambda db: runs.creation(db, key.id))
+        domain = await self.store.read(lambda db: catalog.domain(db, row.domain))
+        runner = CreationRun(
+            key, self.store, world.clock, world.probe, world.who, on_event
+        )
+        runner.ctx = CreationContext(
+            key=key,
+            row=row,
+            monitor=domain.monitor,
+            hypervisor=world.hypervisor,
+            images=world.images,
+            clock=world.clock,
+            effects=runner,
+            read=self.store.read,
+            resumed=resumed,
+        )
+        task = asyncio.ensure_future(runner.run())
+        try:
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                await task
+                raise
+        except Stuck as error:
+            raise Interrupted(
+                Creation.of(runner.ctx.row),
+                error.what,
+                data=error.data,
+                remedy=error.remedy,
+            ) from error
+        finally:
+            if runner.ctx.session is not None:
+                await runner.ctx.session.close()
+        return Creation.of(runner.ctx.row)
+
+    async def _interrupted(
+        self, runner: DeletionRun, what: str, data: str, remedy: str
+    ) -> Interrupted:
+        try:
+            row = await self.row(runner.key.id)
+        except BackfoldError:
+            row = runner.ctx.row
+        return Interrupted(
+            Deletion.of(row),
+            what,
+            data=data,
+            remedy=remedy or f"Run `backfold recover {row.id}`.",
+        )

@@ -1,0 +1,148 @@
+"""What open runs need: resumed, rolled back, cancelled, released.
+
+There is no second algorithm here: recovery claims a run and runs its states again,
+and each state looks at the world before it acts.
+"""
+
+from __future__ import annotations
+
+from ..journal import runs
+from ..journal.errors import AlreadyDecided, BackfoldError, Busy, UsageError
+from ..journal.runs import DeletionRow
+from ..states.deletion import UNDECIDED
+from .driver import Driver
+from .events import OnEvent
+from .results import Creation, Deletion
+
+#: How long recovery waits for a guard that is ending a hold, in seconds.
+PATIENCE = 5.0
+
+
+async def deletion_id(driver: Driver, prefix: str) -> str:
+    """The deletion that a prefix names. Raises `UsageError`."""
+    machine, found = await driver.store.read(lambda db: runs.find(db, prefix))
+    if machine != "deletion":
+        raise UsageError(f"{found} is a creation, not a deletion.")
+    return found
+
+
+async def recover_deletion(
+    driver: Driver,
+    run: str,
+    *,
+    roll_back: bool,
+    on_event: OnEvent | None,
+    patience: float = PATIENCE,
+) -> Deletion:
+    """Finish an open deletion, or give it up; a finished one is returned as it is.
+
+    Raises `Busy`, `Interrupted`, and with ``roll_back`` `AlreadyDecided`.
+    """
+    row = await driver.row(run)
+    if row.finished is not None:
+        return Deletion.of(row)
+    with await driver.locked(row, patience):
+        row = await driver.row(run)
+        if row.finished is not None:
+            return Deletion.of(row)
+        if roll_back:
+            refuse_decided(row)
+        runner = await driver.claimed(run, on_event)
+        if not roll_back:
+            return await driver.drive(runner, runner.run)
+        return await driver.drive(
+            runner, lambda: runner.give_up("a roll back was asked for")
+        )
+
+
+async def recover_creation(
+    driver: Driver, run: str, on_event: OnEvent | None
+) -> Creation:
+    """Finish an open creation: recorded or undone, as the disks say."""
+    row = await driver.store.read(lambda db: runs.creation(db, run))
+    if row.finished is not None:
+        return Creation.of(row)
+    with driver.new_locks() as locks:
+        frozen = [overlay.frozen.path for overlay in row.plan.overlays]
+        locks.acquire(driver.identities(frozen))
+        key = await driver.store.write(
+            lambda db: runs.claim(db, "creation", run, driver.author)
+        )
+        return await driver.finish_creation(key, True, on_event)
+
+
+async def recover_all(
+    driver: Driver, run: str | None, *, roll_back: bool, on_event: OnEvent | None
+) -> list[Deletion | Creation | BackfoldError]:
+    """Finish one run, or every open one; an error of one does not stop the others."""
+    if run is None:
+        creations = await driver.store.read(runs.open_creations)
+        deletions = await driver.store.read(
+            lambda db: runs.list_deletions(db, only_open=True)
+        )
+        todo = [("creation", row.id) for row in creations]
+        todo += [("deletion", row.id) for row in deletions]
+    else:
+        todo = [await driver.store.read(lambda db: runs.find(db, run))]
+    outcomes: list[Deletion | Creation | BackfoldError] = []
+    for machine, found in todo:
+        try:
+            if machine == "creation":
+                outcomes.append(await recover_creation(driver, found, on_event))
+            else:
+                outcomes.append(
+                    await recover_deletion(
+                        driver, found, roll_back=roll_back, on_event=on_event
+                    )
+                )
+        except BackfoldError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+async def cancel(driver: Driver, run: str, on_event: OnEvent | None) -> Deletion:
+    """Leave a request in the journal, and wait until somebody has honoured it.
+
+    The engine that holds the lock does so within a second; without one the run is
+    rolled back here. Raises `AlreadyDecided` after the decision.
+    """
+    while True:
+        row = await driver.row(run)
+        if row.finished is not None:
+            return Deletion.of(row)
+        refuse_decided(row)
+        if not row.cancel_requested:
+            await driver.store.write(
+                lambda db: runs.request_cancel(db, run, driver.author)
+            )
+        try:
+            return await recover_deletion(
+                driver, run, roll_back=True, on_event=on_event, patience=0
+            )
+        except Busy:
+            await driver.world.clock.sleep(0.2)
+
+
+async def release_hold(driver: Driver, run: str) -> None:
+    """End a hold that a dead engine left behind; the guard's whole task.
+
+    Before the decision the votes are released, after it the pivot is finished; the
+    rest of the run is left for `recover`.
+    """
+    row = await driver.row(run)
+    with await driver.locked(row, PATIENCE):
+        runner = await driver.claimed(run, None)
+        if runner.ctx.row.hold is not None:
+            began = runner.state
+            await driver.drive(runner, lambda: runner.run(lambda s: s != began))
+
+
+def refuse_decided(row: DeletionRow) -> None:
+    """Raise `AlreadyDecided` when there is no way back any more."""
+    if row.state not in UNDECIDED:
+        raise AlreadyDecided(
+            f"The deletion {row.id} is past its decision ({row.state}).",
+            data="The data is in the base images; going back would lose what the guest"
+            " has written since.",
+            remedy=f"`backfold recover {row.id}` finishes it.",
+        )
