@@ -86,7 +86,7 @@ class Engine:
             images=images or QemuImages(),
             clock=clock or SystemClock(),
             probe=probe or NoProbe(),
-            new_guard=lambda: guard or GuardProcess(self.journal),
+            new_guard=lambda: guard or GuardProcess(self.journal, locks),
             managed=managed,
             lock_directory=locks,
             who=f"{_user()}@{socket.gethostname()}:{os.getpid()}",

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
 from sqlite_utils import Database
 
 from ..journal import runs
@@ -42,8 +41,6 @@ from ..states.validate import validate
 from ..states.vote import annulment, vote
 from .events import ProgressEvent
 from .runner import Runner
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("backfold")
 
 #: How often in a row an unknown outcome is asked for before the run is left open.
 UNKNOWN_LIMIT: Final = 20
@@ -223,7 +220,7 @@ class DeletionRun(Runner):
         try:
             await self.store.write(annul)
         except JournalError as failed:
-            log.error("deletion.annul_failed", run=ctx.id, error=str(failed))
+            self.say("error", "annul_failed", error=str(failed))
         await release_votes(ctx)
 
     def _refusal(self, error: Refused) -> Move:

@@ -11,10 +11,11 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
-from ..journal.errors import BackfoldError, CommandFailed
+from ..journal.errors import CommandFailed
 
 #: How long the guard's process may take to start, in seconds.
 START_TIMEOUT: Final = 20.0
@@ -28,9 +29,9 @@ _PAUSE: Final = 0.25
 class GuardProcess:
     """Starts and dismisses the guard of one run."""
 
-    def __init__(self, journal: Path) -> None:
-        """Guard runs of this journal."""
-        self._journal = journal.absolute()
+    def __init__(self, journal: Path, locks: Path) -> None:
+        """Guard runs of this journal; ``locks`` is the host's lock directory."""
+        self._places = (str(journal.absolute()), str(locks.absolute()))
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, deletion: str) -> None:
@@ -45,7 +46,7 @@ class GuardProcess:
             sys.executable,
             "-m",
             __name__,
-            str(self._journal),
+            *self._places,
             deletion,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -88,20 +89,21 @@ def main(arguments: list[str]) -> int:
     """Wait for the engine's word or its death; end the hold if it died."""
     from .api import Engine
 
-    journal, deletion = arguments
+    journal, locks, deletion = arguments
 
     async def release() -> None:
-        async with Engine(journal) as engine:
+        async with Engine(journal, locks=Path(locks)) as engine:
             await engine.release_hold(deletion)
 
     os.write(1, _READY)
     if _DISMISSED in sys.stdin.buffer.read():
         return 0
+    os.dup2(2, 1)  # Nobody reads the pipe any more, and a log line may follow.
     for _ in range(_TRIES):
         try:
             asyncio.run(release())
-        except BackfoldError:
-            asyncio.run(asyncio.sleep(_PAUSE))
+        except Exception:  # Whatever it is, the guest still stands: try again.
+            time.sleep(_PAUSE)
         else:
             return 0
     return 1

@@ -22,6 +22,9 @@ from .qmp.session import QmpSession
 
 #: Seconds that a helper has to come up.
 START_SECONDS = 20.0
+#: Seconds for one connection while it comes up: QEMU sometimes accepts one in the
+#: middle of its start and never greets on it. The next one it serves.
+ATTEMPT_SECONDS = 0.5
 #: Seconds that a helper has to end after `quit` (it may have much to flush).
 QUIT_SECONDS = 60.0
 #: Seconds that it has after each signal.
@@ -134,7 +137,7 @@ class QemuHypervisor:
                 await self.end_helper(record.socket, record)
                 return None
             await asyncio.sleep(0.02)
-        await _bury(record.pid)
+        await _bury(record)
         return None
 
     async def end_helper(self, socket: str, record: HelperRecord | None) -> None:
@@ -156,7 +159,7 @@ class QemuHypervisor:
                     await self._end(socket, pid, handle)
             helper_process.reap(pid)
         if record is not None:
-            await _bury(record.pid)
+            await _bury(record)
         _clear_away(socket)
 
     async def _end(self, socket: str, pid: int, handle: int) -> None:
@@ -193,7 +196,10 @@ class QemuHypervisor:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + START_SECONDS
         while (started := helper_process.start_time(pid)) is not None:
-            monitor = await Monitor.connect(socket, START_SECONDS)
+            try:
+                monitor = await Monitor.connect(socket, ATTEMPT_SECONDS)
+            except MonitorBusy:
+                monitor = None
             if monitor is not None:
                 peer = monitor.peer_pid
                 await monitor.close()
@@ -208,12 +214,14 @@ class QemuHypervisor:
         raise CommandFailed(f"{self._program} ended at once: {_read(log)}")
 
 
-async def _bury(pid: int) -> None:
+async def _bury(record: HelperRecord) -> None:
     """Wait until a killed process has let go of its files, and collect it."""
-    with helper_process.held(pid) as handle:
-        if handle is not None and helper_process.is_dying(pid):
+    with helper_process.held(record.pid) as handle:
+        if handle is not None and helper_process.is_dying(
+            record.pid, record.start_time
+        ):
             await helper_process.ended(handle, SIGNAL_SECONDS)
-    helper_process.reap(pid)
+    helper_process.reap(record.pid)
 
 
 def _listen_on(socket: str) -> str:

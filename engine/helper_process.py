@@ -32,10 +32,18 @@ def start_time(pid: int) -> float | None:
     return int(fields[19]) / _TICKS
 
 
-def is_dying(pid: int) -> bool:
-    """Whether it looks like a zombie, but has threads left that hold its files."""
+def is_dying(pid: int, started: float) -> bool:
+    """Whether a killed process is on its way out but may still hold its files.
+
+    The kernel takes its memory first, and its command line with it; and the first
+    thread may be a zombie long before the last one has let go.
+    """
     fields = _status(pid)
-    return fields is not None and fields[0] == b"Z" and int(fields[17]) > 1
+    if fields is None or int(fields[19]) / _TICKS != started:
+        return False
+    if fields[0] in (b"Z", b"X"):
+        return int(fields[17]) > 1
+    return _command_line(pid) == b""
 
 
 def _status(pid: int) -> list[bytes] | None:
@@ -50,13 +58,17 @@ def _status(pid: int) -> list[bytes] | None:
 
 def is_qemu_with(pid: int, argument: str) -> bool:
     """Whether a process is a QEMU that was started with exactly this argument."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")
-    except OSError:
-        return False
+    words = (_command_line(pid) or b"").split(b"\0")
     program = os.path.basename(words[0])
     return program.startswith(b"qemu-system-") and os.fsencode(argument) in words[1:]
+
+
+def _command_line(pid: int) -> bytes | None:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def find_qemu_with(argument: str) -> int | None:

@@ -7,8 +7,10 @@ so that crash tests can stop at every one of them.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -107,13 +109,7 @@ class Runner(ABC):
         self._reach(source, move.trigger, Moment.NOTED)
         await self.refresh()
         domain, snapshot = self.subject
-        log.info(
-            f"{self.declaration.name}.{dest}",
-            run=self.key.id,
-            domain=domain,
-            snapshot=snapshot,
-            source=source,
-        )
+        self.say("info", dest, source=source)
         self.tell(StateEvent(self.key.id, domain, snapshot, dest, move.detail))
 
     async def perform(
@@ -159,17 +155,27 @@ class Runner(ABC):
         self._reach(state, step, Moment.NOTED)
         if announcing is not None or unit is not None:
             await self.refresh()
-        log.debug(f"{self.declaration.name}.{state}.{step}", run=self.key.id)
+        self.say("debug", f"{state}.{step}")
         return result
 
     async def alarm(self, what: str) -> None:
         """Record something unexpected, and go on."""
-        log.warning(f"{self.declaration.name}.alarm", run=self.key.id, what=what)
+        self.say("warning", "alarm", what=what)
         await self.store.write(
             lambda db: runs.remark(
                 db, self.key, self.state, "alarm", self.author, {"what": what}
             )
         )
+
+    def say(self, level: str, event: str, **values: object) -> None:
+        """Log an event named after state or step; a broken log breaks no run."""
+        domain, snapshot = self.subject
+        with suppress(Exception):
+            log.bind(run=self.key.id, domain=domain, snapshot=snapshot).log(
+                logging.getLevelNamesMapping()[level.upper()],
+                f"{self.declaration.name}.{event}",
+                **values,
+            )
 
     def tell(self, event: Event) -> None:
         """Call the listener; what it raises is logged and aborts nothing."""
@@ -177,8 +183,8 @@ class Runner(ABC):
             return
         try:
             self._on_event(event)
-        except Exception:
-            log.exception("listener_failed", event_type=type(event).__name__)
+        except Exception as error:
+            self.say("error", "listener_failed", error=repr(error))
 
     def _reach(self, state: str, step: str, moment: Moment) -> None:
         self._probe.reached(self.declaration.name, state, step, moment)

@@ -164,9 +164,7 @@ def _answer(db: Database, unit: _Unit, path: Path) -> None:
 
 
 def _open(path: Path, seeds: Seeds) -> Database:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    os.close(handle)
+    _make_private(path)
     db = _connect(path)
     if not is_current(db, seeds):
         db.enable_wal()
@@ -178,6 +176,25 @@ def _open(path: Path, seeds: Seeds) -> Database:
             raise
         db.commit()
     return db
+
+
+def _make_private(path: Path) -> None:
+    """Make directory and file before SQLite would, with modes of our own.
+
+    A file that exists is never opened here: closing it would drop every POSIX lock
+    that another connection of this process holds on it.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise JournalError(
+            f"The journal {path} is a symbolic link.",
+            remedy="Name the file itself.",
+        )
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        os.close(os.open(path, flags, 0o600))
+    except FileExistsError:
+        pass
 
 
 def _connect(path: Path) -> Database:

@@ -9,6 +9,15 @@ from ..journal.model import FoldPlan
 from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
 from .ports import Job, LiveChain, Session
 
+#: The edges that lead a fold to `converged`; a job that was found running may not
+#: have been noted as started.
+_CONVERGE = ("copying", "converge", "converged")
+_WAY = {
+    "planned": (("planned", "start", "copying"), _CONVERGE),
+    "copying": (_CONVERGE,),
+    "converged": (),
+}
+
 #: Jobs whose copy is complete, by whether the fold is active.
 CONVERGED = {True: "ready", False: "pending"}
 
@@ -26,15 +35,9 @@ async def commit_per_disk(ctx: Context) -> Move:
 
     def converged(db: Database) -> None:
         for fold in ctx.row.folds:
-            if fold.state == "copying":
+            for source, trigger, dest in _WAY[fold.state]:
                 runs.move_fold(
-                    db,
-                    ctx.key,
-                    fold.target,
-                    "copying",
-                    "converge",
-                    "converged",
-                    ctx.author,
+                    db, ctx.key, fold.target, source, trigger, dest, ctx.author
                 )
 
     return Move("proceed", unit=converged)
@@ -59,6 +62,15 @@ async def converge(ctx: Context, session: Session, folds: tuple[FoldPlan, ...]) 
             return
         await ctx.checkpoint()
         await session.wait(0.5)
+
+
+async def have_converged(session: Session, folds: tuple[FoldPlan, ...]) -> bool:
+    """Whether every job is there and READY or PENDING."""
+    jobs = await session.jobs()
+    return all(
+        fold.job in jobs and jobs[fold.job].status == CONVERGED[fold.is_active]
+        for fold in folds
+    )
 
 
 async def _ensure_job(

@@ -15,6 +15,7 @@ from .ballot import (
     take_votes,
     wait_for_room,
 )
+from .commit_per_disk import have_converged
 from .context import Context, Move, Replan, Unit
 
 
@@ -31,6 +32,8 @@ async def vote(ctx: Context) -> Move:
         return Move("back_off", {"because": "a hold was left behind"}, _diverge(ctx))
     session = await ctx.require_session()
     folds = ctx.plan.folds
+    if not await have_converged(session, folds):
+        return Move("back_off", {"because": "a job is gone"}, _diverge(ctx))
     await flush_copied(ctx, session, folds)
     await wait_for_room(ctx, session, folds)
     await announce_hold(ctx, session, folds)

@@ -37,6 +37,9 @@ from ...journal.errors import (
 COMMAND_SECONDS = 10.0
 #: Seconds that a monitor has to greet before it is called busy.
 GREETING_SECONDS = 5.0
+#: Seconds after which one connects anew. A QEMU that is just starting sometimes
+#: accepts a connection and never greets on it (one in 600); it serves the next.
+ATTEMPT_SECONDS = 2.0
 #: Seconds for an orderly good-bye; after that the connection is cut.
 CLOSE_SECONDS = 5.0
 #: The longest path that fits into a socket address.
@@ -94,7 +97,11 @@ class Monitor:
         try:
             async with asyncio.timeout(within):
                 while True:
-                    answer = await _attempt(path)
+                    try:
+                        async with asyncio.timeout(ATTEMPT_SECONDS):
+                            answer = await _attempt(path)
+                    except TimeoutError:
+                        continue
                     if answer is None:
                         return None
                     if isinstance(answer, tuple):

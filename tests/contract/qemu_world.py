@@ -8,6 +8,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -47,7 +48,7 @@ class QemuWorld:
         self.sockets = Path(self._sockets.name)
 
     def hypervisor(self) -> Hypervisor:
-        return QemuHypervisor(greeting_seconds=0.4)
+        return QemuHypervisor(greeting_seconds=1.0)
 
     def chain(self, *names: str, format: str = "qcow2") -> list[Image]:
         """Images on top of each other, the first is the base; returned top first.
@@ -98,11 +99,7 @@ class QemuWorld:
             cwd=cwd or "/",
         )
         self._processes.append(process)
-        deadline = time.monotonic() + 20
-        while not monitor.exists():
-            assert process.poll() is None, "QEMU did not start"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        _await_greeting(process, str(monitor))
         return str(monitor)
 
     def domain(self, *disks: Sequence[Image]) -> str:
@@ -134,6 +131,19 @@ class QemuWorld:
     def close(self) -> None:
         self.stop_machines()
         self._sockets.cleanup()
+
+
+def _await_greeting(process: subprocess.Popen[bytes], monitor: str) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "QEMU did not start"
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as dialled:
+            dialled.settimeout(1)
+            dialled.connect(monitor)
+            if dialled.recv(1):
+                return
+        time.sleep(0.01)
+    raise AssertionError("QEMU did not greet")
 
 
 def raw(session: Session) -> Monitor:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import select
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ import pytest
 
 from backfold.engine import helper, helper_process
 from backfold.engine.helper import QemuHypervisor
+from backfold.engine.qmp import monitor as qmp_monitor
 from backfold.engine.qmp.monitor import Monitor
 from backfold.journal.errors import (
     CommandFailed,
@@ -731,12 +733,14 @@ class TestQemuHypervisor(HypervisorContract):
 
         async def scenario() -> None:
             chain = world.chain("B", "O1")
-            for _ in range(5):
+            for _ in range(8):
                 async with new_helper(hypervisor) as (record, session):
                     await opened(session, chain, *chain)
+                    handle = os.pidfd_open(record.pid)
                     os.kill(record.pid, signal.SIGKILL)
                     assert await hypervisor.attach_helper(record) is None
-                    world.content(chain[0])
+                    assert select.select([handle], [], [], 0)[0], "it still dies"
+                    os.close(handle)
 
         asyncio.run(scenario())
 
@@ -803,6 +807,33 @@ class TestQemuHypervisor(HypervisorContract):
                     await Monitor.connect(str(hanging), 0.2)
 
         asyncio.run(scenario())
+
+    def test_connection_that_qemu_forgot_is_made_anew(
+        self, world: QemuWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A QEMU that is starting may accept and never greet, and greet the next."""
+        seen = 0
+
+        async def serve(reader: asyncio.StreamReader, w: asyncio.StreamWriter) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > 1:
+                w.write(b'{"QMP": {"version": {}, "capabilities": []}}\r\n')
+                await reader.read(1)
+                w.write(b'{"return": {}}\r\n')
+            await reader.read()
+            w.close()
+
+        async def scenario() -> None:
+            path = world.sockets / "forgetful"
+            async with await asyncio.start_unix_server(serve, path):
+                connected = await Monitor.connect(str(path), 5)
+                assert connected is not None
+                await connected.close()
+
+        monkeypatch.setattr(qmp_monitor, "ATTEMPT_SECONDS", 0.1)
+        asyncio.run(scenario())
+        assert seen == 2
 
     def test_queue_of_connections_that_is_full_is_busy(self, world: QemuWorld) -> None:
         path = str(world.sockets / "full")
