@@ -11,7 +11,8 @@ bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint diagrams clean debian-venv debian-qemu debian-test
+.PHONY: help setup demo test lint diagrams clean debian-venv debian-qemu \
+    debian-test debian-diagrams
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,7 +31,7 @@ lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/mypy
 	$(bin)/python -m backfold.engine.diagram --check docs/state-diagrams
 
-diagrams: $(stamp) ## write docs/state-diagrams from the declaration
+diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams from the declaration
 	$(bin)/python -m backfold.engine.diagram docs/state-diagrams
 
 clean: ## remove .venv and everything that tools left behind
@@ -46,6 +47,9 @@ debian-qemu:
 
 debian-test:
 	@tools/debian-packages qemu-system-x86_64 qemu-img qemu-io nasm
+
+debian-diagrams:
+	@tools/debian-packages dot
 
 # pip 25.1 is the first that knows --group; Debian's own is older.
 $(stamp): pyproject.toml | debian-venv

@@ -85,10 +85,9 @@ class DeletionModel:
         return self.ctx.row.helper is not None
 
     def every_fold_voted(self) -> bool:
-        """A hold was announced for every fold."""
-        hold = self.ctx.row.hold
+        """Every fold has voted in the hold that stands."""
         targets = {fold.target for fold in self.ctx.plan.folds}
-        return hold is not None and set(hold["disks"]) == targets
+        return self.ctx.row.hold is not None and self.ctx.voted == targets
 
     def nothing_finalized(self) -> bool:
         """No fold has switched."""

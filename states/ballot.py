@@ -108,7 +108,7 @@ async def announce_hold(ctx: Context, session: Session, folds: Folds) -> None:
     def announced(db: Database) -> None:
         runs.update_deletion(db, ctx.key, hold=intent)
 
-    ctx.asked = set()
+    ctx.asked, ctx.voted = set(), frozenset()
     await ctx.effects.perform("hold", nothing_else, intent=intent, announcing=announced)
 
 
@@ -135,7 +135,9 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
     if actives:
         await ctx.effects.perform("fence", lambda: _fence(ctx, actives))
     await ctx.effects.perform("look_again", lambda: _look_again(ctx, session, folds))
-    return {fold.target: _stamps(ctx, fold) for fold in folds}
+    stamps = {fold.target: _stamps(ctx, fold) for fold in folds}
+    ctx.voted = frozenset(stamps)
+    return stamps
 
 
 async def release_votes(ctx: Context) -> None:

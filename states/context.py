@@ -138,6 +138,8 @@ class Context:
     held_since: float | None = None
     #: Jobs that this engine asked to complete; None when an earlier one may have.
     asked: set[str] | None = None
+    #: Disks that have voted in the present hold.
+    voted: frozenset[str] = frozenset()
     back_offs: int = 0
     #: A plan that is about to be stored; the guards of its edge look at it.
     new_plan: Plan | None = None

@@ -19,14 +19,15 @@ CREATION: Final = Declaration(
             steps=(
                 Step(
                     "make_overlays",
-                    "qemu-img create for each disk, then fsync of file and directory",
+                    "runs `qemu-img create` for each disk, then syncs file and"
+                    " directory",
                     "empty files of the names in the plan",
                     Recovery.REPEAT,
                     undone_by="remove_overlays",
                 ),
                 Step(
                     "remove_overlays",
-                    "unlink the overlays that this creation made, if they are empty",
+                    "unlinks the overlays that this creation made, if they are empty",
                     "some of them are gone",
                     Recovery.REPEAT,
                 ),
@@ -42,14 +43,14 @@ CREATION: Final = Declaration(
             steps=(
                 Step(
                     "switch",
-                    "one QMP transaction over all disks; nothing when the domain is"
-                    " off: the catalog's transaction is the switch then",
+                    "sends one QMP transaction over all disks; nothing when the domain"
+                    " is off: the catalog's transaction is the switch then",
                     "the disks write to their overlays, or none does",
                     Recovery.OBSERVE,
                 ),
                 Step(
                     "remove_overlays",
-                    "unlink the overlays that this creation made, if they are empty",
+                    "unlinks the overlays that this creation made, if they are empty",
                     "some of them are gone",
                     Recovery.REPEAT,
                 ),
@@ -62,7 +63,11 @@ CREATION: Final = Declaration(
             recovers="Records them.",
         ),
         State("recorded", "The snapshot exists.", final=True),
-        State("undone", "Nothing has happened.", final=True),
+        State(
+            "undone",
+            "The snapshot was not taken; the disks are as before.",
+            final=True,
+        ),
     ),
     edges=(
         Edge("made", "planned", "overlays_made", "every overlay is durable"),

@@ -51,7 +51,7 @@ REOPEN_ABOVE: Final = Step(
 )
 START_JOB: Final = Step(
     "start_job",
-    "block-commit with auto-finalize and auto-dismiss off, on-error"
+    "starts `block-commit` with auto-finalize and auto-dismiss off, on-error"
     " stop, and an id derived from the deletion",
     "a job that copies; the old chain stays whole",
     Recovery.OBSERVE,
@@ -75,14 +75,15 @@ BALLOT: Final = (
     ),
     Step(
         "hold",
-        "announces everything up to the decision with one durable row",
+        "announces everything up to the decision, and which disks are to switch, with"
+        " one durable row",
         "an intent and nothing else",
         Recovery.OBSERVE,
         undone_by="release_votes",
     ),
     Step(
         "stop_guest",
-        "stop, if the guest ran; then what is left to copy is read again",
+        "sends `stop` if the guest ran, then reads again what is left to copy",
         "a guest that stands still",
         Recovery.OBSERVE,
         undone_by="release_votes",
@@ -90,7 +91,7 @@ BALLOT: Final = (
     ),
     Step(
         "complete_jobs",
-        "job-complete for each active fold, and waits for PENDING",
+        "sends `job-complete` for each active fold, and waits for PENDING",
         "drained jobs: top and base are equal",
         Recovery.OBSERVE,
         undone_by="release_votes",
@@ -137,7 +138,8 @@ DELETION: Final = Declaration(
             "prepare",
             "Runs the same checks under the lock, tries out the fence, stores the plan"
             " and marks the snapshot as being deleted.",
-            killed="A file of the fence's name length beside an image.",
+            killed="An empty probe file beside an image, or the helper of an earlier"
+            " attempt.",
             recovers="Runs again; the probe file is removed.",
             steps=(
                 Step(
@@ -212,14 +214,14 @@ DELETION: Final = Declaration(
             steps=(
                 Step(
                     "finalize",
-                    "job-finalize on every fold, then the graph is read back",
+                    "sends `job-finalize` for every fold, then reads the graph back",
                     "disks on their bases, or jobs still PENDING",
                     Recovery.OBSERVE,
                     covered_by="decide",
                 ),
                 Step(
                     "release_guest",
-                    "cont, if the guest ran and we stopped it",
+                    "sends `cont`, if the guest ran and we stopped it",
                     "a guest that runs on the bases",
                     Recovery.OBSERVE,
                     covered_by="decide",
@@ -296,8 +298,8 @@ DELETION: Final = Declaration(
                 ),
                 Step(
                     "unlink",
-                    "removes exactly that name with exactly that inode, if no process"
-                    " has it",
+                    "removes exactly that name with exactly that inode, under the"
+                    " image's lock, after a proof that no process has it",
                     "an image that is there or is gone",
                     Recovery.OBSERVE,
                 ),
@@ -306,7 +308,7 @@ DELETION: Final = Declaration(
         State(
             "stop",
             "Ends the helper, and checks the bases now that nobody has them open.",
-            killed="A helper without images, or nothing.",
+            killed="A helper that still has the bases open, or nothing.",
             recovers="Runs again.",
             steps=(
                 END_HELPER,
@@ -339,7 +341,8 @@ DELETION: Final = Declaration(
                 Step(
                     "restore_read_only",
                     "reopens images below the active one read-only",
-                    "an image that is open for writing, unwritten",
+                    "an image below the active one that is still open for writing;"
+                    " nothing writes to it",
                     Recovery.REPEAT,
                 ),
                 END_HELPER,
@@ -350,7 +353,12 @@ DELETION: Final = Declaration(
     ),
     edges=(
         Edge("accept", "validate", "prepare", "no check found a reason to refuse"),
-        Edge("refuse", "validate", "refused", "all reasons at once"),
+        Edge(
+            "refuse",
+            "validate",
+            "refused",
+            "a check found a reason; all are told at once",
+        ),
         Edge("refuse", "prepare", "refused", "a check failed under the lock"),
         Edge(
             "proceed",
@@ -360,7 +368,7 @@ DELETION: Final = Declaration(
             ("has_no_folds",),
         ),
         Edge("proceed", "prepare", "start_paused", "domain off", ("is_off",)),
-        Edge("proceed", "prepare", "commit_per_disk", "domain started"),
+        Edge("proceed", "prepare", "commit_per_disk", "domain on: a QEMU runs it"),
         Edge("proceed", "start_paused", "commit_per_disk", "the graph agrees"),
         Edge("proceed", "commit_per_disk", "vote", "every fold has converged"),
         Edge(
@@ -388,10 +396,15 @@ DELETION: Final = Declaration(
             "proceed",
             "update_metadata",
             "stop",
-            "a helper was started",
+            "the old images are retired, and there is a helper",
             ("has_helper",),
         ),
-        Edge("proceed", "update_metadata", "completed", "nothing refers to old images"),
+        Edge(
+            "proceed",
+            "update_metadata",
+            "completed",
+            "the old images are retired, and there is no helper",
+        ),
         Edge(
             "proceed", "stop", "completed", "the helper has ended, the bases are sound"
         ),
