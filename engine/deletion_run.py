@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -173,6 +174,10 @@ class DeletionRun(Runner):
             if move.trigger == "decide":
                 await self._annul(error)
             raise
+        except JournalError:
+            if move.trigger == "decide":
+                await release_votes(self.ctx)
+            raise
 
     async def _goes_back(self, error: WorldError, count: int) -> bool:
         """What follows a failed call: give up (True), or ask again (False).
@@ -182,7 +187,8 @@ class DeletionRun(Runner):
         asking does not help.
         """
         refused = isinstance(error, CommandFailed)
-        await self.alarm(f"{self.state}: {error.what}")
+        with suppress(JournalError):
+            await self.alarm(f"{self.state}: {error.what}")
         await self.ctx.disconnect()
         if refused and self.state in ABANDONABLE:
             return True

@@ -170,7 +170,10 @@ class Driver:
             ) from error
         finally:
             await runner.ctx.disconnect()
-            await runner.ctx.guard.dismiss()
+            if runner.ctx.row.hold is None:
+                await runner.ctx.guard.dismiss()
+            else:
+                await runner.ctx.guard.take_over()
         if runner.refusal is not None and runner.state == "refused":
             raise runner.refusal
         return Deletion.of(await self.row(runner.key.id))

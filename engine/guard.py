@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -76,13 +77,17 @@ class GuardProcess:
         if process is None:
             return
         assert process.stdin is not None
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):
             process.stdin.write(_DISMISSED)
             await process.stdin.drain()
             process.stdin.close()
-        except (BrokenPipeError, ConnectionResetError):
-            pass
         await process.wait()
+
+    async def take_over(self) -> None:
+        """Close the pipe without a word, as this engine's death would do."""
+        process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
 
 
 def main(arguments: list[str]) -> int:

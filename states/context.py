@@ -34,6 +34,8 @@ from .ports import (
 T = TypeVar("T")
 Unit = Callable[[Database], None]
 
+#: How long a QEMU that has died may take to let go of its images, in seconds.
+SETTLING: Final = 10.0
 #: How long a monitor may be somebody else's before the run is left open, seconds.
 MONITOR_PATIENCE: Final = 30.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..journal.errors import CommandFailed
+from ..journal.errors import CommandFailed, OutcomeUnknown
 from ..journal.model import FoldPlan
 from .ballot import nothing_else, released, take_fences_back
 from .context import Context, Stuck
@@ -33,13 +33,16 @@ async def switch_links_off(ctx: Context) -> tuple[FoldPlan, ...]:
 
 
 async def _nobody_else(ctx: Context) -> None:
+    """Nobody has the bases: a QEMU whose monitor does not answer may yet do so.
+
+    Raises `OutcomeUnknown`, so that the monitor is asked again for a while.
+    """
     for fold in ctx.plan.folds:
         if users := await ctx.images.users(fold.base.path):
-            raise Stuck(
+            raise OutcomeUnknown(
                 f"{fold.base.path} is in use ({users[0].what}), but no monitor of the"
                 " domain answers.",
-                "The decision stands; nothing was removed.",
-                "End that process or make its monitor reachable, then run recover.",
+                remedy="End that process, or make its monitor reachable.",
             )
 
 

@@ -335,6 +335,9 @@ class Guard(Protocol):
     async def dismiss(self) -> None:
         """The hold is over."""
 
+    async def take_over(self) -> None:
+        """This engine cannot end its hold: the guard is to do it now."""
+
 
 class Probe(Protocol):
     """Told by the runner before and after each effect; tests kill in it."""

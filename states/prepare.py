@@ -7,8 +7,9 @@ from dataclasses import replace
 from sqlite_utils import Database
 
 from ..journal import catalog, runs
+from ..journal.errors import Refused
 from ..journal.model import Plan
-from .context import Context, Move
+from .context import SETTLING, Context, Move
 from .start_paused import end_helper
 
 
@@ -20,9 +21,7 @@ async def prepare(ctx: Context) -> Move:
     """
     await end_helper(ctx)
     await ctx.disconnect()
-    plan = await ctx.planner.plan(
-        ctx.id, ctx.row.domain, ctx.row.snapshot, ctx.options.insist
-    )
+    plan = await _plan(ctx)
     if ctx.row.plan is not None:
         plan = remember(plan, ctx.row.plan)
     fenced = [fold for fold in plan.folds if fold.is_active]
@@ -41,6 +40,25 @@ async def prepare(ctx: Context) -> Move:
 
     ctx.new_plan = plan
     return Move("proceed", {"power": plan.power}, store)
+
+
+async def _plan(ctx: Context) -> Plan:
+    """Plan; again for a while when a QEMU that has gone still seems to hold images.
+
+    A killed QEMU does not answer any more before it has let go of its files.
+    """
+    end = ctx.clock.monotonic() + SETTLING
+    while True:
+        try:
+            return await ctx.planner.plan(
+                ctx.id, ctx.row.domain, ctx.row.snapshot, ctx.options.insist
+            )
+        except Refused as error:
+            codes = {reason.code for reason in error.reasons}
+            settled = ctx.row.plan is None or codes != {"image_in_use"}
+            if settled or ctx.clock.monotonic() > end:
+                raise
+        await ctx.clock.sleep(0.2)
 
 
 def remember(plan: Plan, former: Plan) -> Plan:
