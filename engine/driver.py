@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..journal import catalog, runs
-from ..journal.errors import BackfoldError, Busy, Interrupted, JournalError
+from ..journal.errors import (
+    BackfoldError,
+    Busy,
+    Interrupted,
+    JournalError,
+    JournalNewer,
+)
 from ..journal.locks import Locks
 from ..journal.model import FileId
 from ..journal.runs import Author, DeletionRow, RunKey
@@ -114,6 +120,12 @@ class Driver:
         """A runner that stands where the journal says."""
         world = self.world
         row = await self.row(key.id)
+        if row.has_foreign_plan:
+            raise JournalNewer(
+                f"The plan of deletion {row.id} was stored by another version.",
+                data="Nothing was changed; the deletion stays open.",
+                remedy="Recover it with the Backfold version that began it.",
+            )
         domain = await self.store.read(lambda db: catalog.domain(db, row.domain))
         runner = DeletionRun(
             key, self.store, world.clock, world.probe, world.who, on_event

@@ -147,8 +147,10 @@ def remove_domain(db: Database, name: str) -> None:
         raise Refused(reasons)
     db.execute("update snapshots set parent = null where domain = ?", (name,))
     db.execute("delete from domains where name = ?", (name,))
-    if not domains(db):
-        db.execute("delete from images")
+    db.execute(
+        "delete from images where path not in (select source from disks"
+        " union select frozen from snapshot_disks)"
+    )
 
 
 def snapshots(db: Database, name: str) -> list[Snapshot]:
@@ -252,11 +254,13 @@ def fold_snapshot(db: Database, change: CatalogChange) -> None:
                 " and source = ?",
                 (disk.base, name, disk.target, disk.top),
             )
-        db.execute(
-            "update snapshot_disks set frozen = ? where domain = ? and target = ?"
-            " and frozen = ? and snapshot <> ?",
-            (disk.base, name, disk.target, disk.top, gone),
-        )
+        else:
+            _changed_one(
+                db,
+                "update snapshot_disks set frozen = ? where domain = ? and target = ?"
+                " and frozen = ? and snapshot <> ?",
+                (disk.base, name, disk.target, disk.top, gone),
+            )
     parent, current = row
     db.execute(
         "update snapshots set parent = ? where domain = ? and parent = ?",

@@ -66,12 +66,15 @@ class Locks:
 
     def _lock(self, image: FileId) -> int:
         path = _shared_directory(self._directory) / f"{image.device}-{image.inode}"
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             try:
                 handle = os.open(path, flags)
             except FileNotFoundError:
                 handle = os.open(path, flags | os.O_CREAT, 0o644)
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                os.close(handle)
+                raise OSError("not a plain file")
         except OSError as error:
             raise UsageError(
                 f"The lock file {path} cannot be opened: {error}.",

@@ -14,6 +14,12 @@ from typing import Any
 PLAN_VERSION = 1
 
 
+def plan_version(text: str) -> object:
+    """The version of a stored plan, whatever else is in it."""
+    data = json.loads(text)
+    return data.get("version") if isinstance(data, dict) else None
+
+
 @dataclass(frozen=True, slots=True)
 class FileId:
     """A file by device and inode, whatever it is called."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlite_utils import Database
 
 from .errors import Reason, Refused, Superseded, Undeclared, UsageError
-from .model import CreationPlan, FileStamp, Plan
+from .model import PLAN_VERSION, CreationPlan, FileStamp, Plan, plan_version
 
 _TABLES: Final = {"deletion": "deletions", "creation": "creations"}
 
@@ -66,6 +66,8 @@ class DeletionRow:
     started: str
     finished: str | None
     folds: tuple[FoldRow, ...]
+    #: A newer Backfold stored the plan; this one cannot drive the run.
+    has_foreign_plan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +222,8 @@ def announce(
     author: Author,
     detail: Mapping[str, Any],
 ) -> None:
-    """Record that a step is about to be done."""
-    _expect(db, key)
+    """Record that a step is about to be done. Raises `Superseded`."""
+    _expect(db, key, state)
     _append(db, key, state, step, state, "announce", author, detail)
 
 
@@ -233,8 +235,8 @@ def note(
     author: Author,
     detail: Mapping[str, Any],
 ) -> None:
-    """Record that a step was done, and what came of it."""
-    _expect(db, key)
+    """Record that a step was done, and what came of it. Raises `Superseded`."""
+    _expect(db, key, state)
     _append(db, key, state, step, state, "note", author, detail)
 
 
@@ -254,7 +256,8 @@ def update_deletion(db: Database, key: RunKey, **fields: Any) -> None:
     """Change columns of a deletion. Raises `Superseded`."""
     columns = ", ".join(f"{name} = ?" for name in fields)
     changed = db.execute(
-        f"update deletions set {columns} where id = ? and generation = ?",
+        f"update deletions set {columns}"
+        " where id = ? and generation = ? and finished is null",
         (*(_stored(value) for value in fields.values()), key.id, key.generation),
     ).rowcount
     if changed != 1:
@@ -365,11 +368,16 @@ def _deletion_row(db: Database, row: Mapping[str, Any]) -> DeletionRow:
     folds = db.query(
         "select * from folds where deletion = ? order by rowid", (row["id"],)
     )
+    own = [name for name in DeletionRow.__slots__ if name in row]
+    plan = None
+    if row["plan"] is not None and plan_version(row["plan"]) == PLAN_VERSION:
+        plan = Plan.from_json(row["plan"])
     return DeletionRow(
         **{
-            **{name: row[name] for name in DeletionRow.__slots__ if name != "folds"},
+            **{name: row[name] for name in own},
             "options": json.loads(row["options"]),
-            "plan": None if row["plan"] is None else Plan.from_json(row["plan"]),
+            "plan": plan,
+            "has_foreign_plan": row["plan"] is not None and plan is None,
             "helper": _loaded(row["helper"]),
             "hold": _loaded(row["hold"]),
             "cancel_requested": bool(row["cancel_requested"]),
@@ -415,11 +423,12 @@ def _append(
     )
 
 
-def _expect(db: Database, key: RunKey) -> None:
+def _expect(db: Database, key: RunKey, state: str | None = None) -> None:
     table = _TABLES[key.machine]
     row = db.execute(
-        f"select 1 from {table} where id = ? and generation = ? and finished is null",
-        (key.id, key.generation),
+        f"select 1 from {table} where id = ? and generation = ? and finished is null"
+        " and state = coalesce(?, state)",
+        (key.id, key.generation, state),
     ).fetchone()
     if row is None:
         raise _superseded(key)

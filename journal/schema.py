@@ -85,8 +85,7 @@ CREATE TABLE snapshots (
     reason TEXT CHECK ((reason IS NULL) = (status <> 'invalid')),
     current INTEGER NOT NULL CHECK (current IN (0, 1)),
     PRIMARY KEY (domain, name),
-    FOREIGN KEY (domain, parent) REFERENCES snapshots (domain, name)
-        DEFERRABLE INITIALLY DEFERRED,
+    FOREIGN KEY (domain, parent) REFERENCES snapshots (domain, name),
     CHECK (parent <> name)
 ) STRICT;
 CREATE UNIQUE INDEX one_current_snapshot ON snapshots (domain) WHERE current = 1;
@@ -163,6 +162,9 @@ CREATE TABLE transitions (
     CHECK ((kind = 'edge') OR (source = dest))
 ) STRICT;
 CREATE INDEX transitions_of_run ON transitions (run, id);
+CREATE TRIGGER transitions_are_new BEFORE INSERT ON transitions
+WHEN NEW.id IN (SELECT id FROM transitions)
+BEGIN SELECT RAISE(ABORT, 'transitions only grows'); END;
 CREATE TRIGGER transitions_only_grow BEFORE UPDATE ON transitions
 BEGIN SELECT RAISE(ABORT, 'transitions only grows'); END;
 CREATE TRIGGER transitions_stay BEFORE DELETE ON transitions
@@ -203,9 +205,8 @@ def migrate(db: Database, seeds: Seeds) -> None:
         "insert or ignore into declared_transitions values (?, ?, ?, ?)",
         [astuple(row) for row in seeds.transitions],
     )
-    db.conn.executemany(
-        "insert or ignore into allowed_folds values (?, ?)", seeds.allowed_folds
-    )
+    db.execute("delete from allowed_folds")
+    db.conn.executemany("insert into allowed_folds values (?, ?)", seeds.allowed_folds)
 
 
 def is_current(db: Database, seeds: Seeds) -> bool:

@@ -9,6 +9,7 @@ never waits for the disk.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import queue
 import sqlite3
@@ -45,6 +46,8 @@ class Store:
             target=self._serve, name="backfold-journal", daemon=True
         )
         self._opened: Future[None] = Future()
+        self._closed = False
+        self._carried: _Unit | None = None
 
     @classmethod
     async def open(cls, path: Path, seeds: Seeds) -> Store:
@@ -72,10 +75,13 @@ class Store:
 
     async def close(self) -> None:
         """Finish what was submitted and close the file."""
+        self._closed = True
         self._units.put(None)
         await asyncio.to_thread(self._thread.join)
 
     async def _submit(self, writes: bool, unit: Callable[[Database], T]) -> T:
+        if self._closed:
+            raise JournalError(f"The journal {self.path} is closed.")
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
         self._units.put((writes, unit, future))
@@ -90,32 +96,45 @@ class Store:
             self._opened.set_exception(_translated(error, self.path))
             return
         self._opened.set_result(None)
-        carried: _Unit | None = None
-        while True:
-            first = carried or self._units.get()
-            carried = None
-            if first is None:
-                db.close()
-                return
-            if not first[0]:
-                _answer(db, first, self.path)
+        connected: Database | None = db
+        while (group := self._next_group()) is not None:
+            if connected is None:
+                connected = self._connect_again(group)
+            if connected is None:
                 continue
-            group = [first]
-            stop = False
-            while len(group) < GROUP_LIMIT and not self._units.empty():
-                unit = self._units.get()
+            if not group[0][0]:
+                _answer(connected, group[0], self.path)
+            elif not _commit(connected, group, self.path):
+                connected.close()
+                connected = None
+        if connected is not None:
+            connected.close()
+
+    def _next_group(self) -> list[_Unit] | None:
+        """One query, or the writes that wait; None when the store is closed."""
+        first = self._carried or self._units.get()
+        self._carried = None
+        if first is None:
+            return None
+        group = [first]
+        while first[0] and len(group) < GROUP_LIMIT and not self._units.empty():
+            unit = self._units.get()
+            if unit is None or not unit[0]:
+                self._carried = unit
                 if unit is None:
-                    stop = True
-                    break
-                if not unit[0]:
-                    carried = unit
-                    break
-                group.append(unit)
-            if not _commit(db, group, self.path):
-                db.close()
-                db = _connect(self.path)
-            if stop:
-                self._units.put(None)
+                    self._units.put(None)
+                break
+            group.append(unit)
+        return group
+
+    def _connect_again(self, group: list[_Unit]) -> Database | None:
+        """A new connection after a failed COMMIT; these units fail if there is none."""
+        try:
+            return _connect(self.path)
+        except sqlite3.Error as error:
+            for _, _, future in group:
+                future.set_exception(_translated(error, self.path))
+            return None
 
 
 def _commit(db: Database, group: list[_Unit], path: Path) -> bool:
@@ -166,6 +185,13 @@ def _answer(db: Database, unit: _Unit, path: Path) -> None:
 def _open(path: Path, seeds: Seeds) -> Database:
     _make_private(path)
     db = _connect(path)
+    tables = set(db.table_names())
+    if tables and "declared_transitions" not in tables:
+        raise JournalDamaged(
+            f"{path} is a database, but not a journal of Backfold.",
+            data="It was not changed.",
+            remedy="Name another file with --journal.",
+        )
     if not is_current(db, seeds):
         db.enable_wal()
         db.execute("BEGIN IMMEDIATE")
@@ -194,7 +220,14 @@ def _make_private(path: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         os.close(os.open(path, flags, 0o600))
     except FileExistsError:
-        pass
+        log = path.with_name(path.name + "-wal")
+        # The log first: another process may be making both right now.
+        if log.exists() and log.stat().st_size > 0 and path.stat().st_size == 0:
+            raise JournalDamaged(
+                f"The journal {path} is empty, but its log {log} is not.",
+                data="The images are untouched.",
+                remedy="Bring the file back from where it was copied or cut.",
+            ) from None
 
 
 def _connect(path: Path) -> Database:
@@ -211,10 +244,10 @@ def _translated(error: BaseException, path: Path) -> BaseException:
     """SQLite's and the system's errors as ours; everything else as it is."""
     translated: JournalError
     damaged = isinstance(error, sqlite3.DatabaseError) and (
-        getattr(error, "sqlite_errorcode", None)
+        getattr(error, "sqlite_errorcode", 0) & 0xFF
         in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     )
-    if damaged:
+    if damaged or isinstance(error, json.JSONDecodeError):
         translated = JournalDamaged(
             f"The journal {path} is damaged: {error}.",
             data="The images are untouched. Without the journal, an overlay that is"
