@@ -198,13 +198,17 @@ class Engine:
             lambda db: runs.list_deletions(db, only_open=True)
         )
         mine = [row for row in opened if row.domain == domain]
-        disks = boot_sources(found, mine[0] if mine else None, self._world.images)
+        sources = boot_sources(found, mine[0] if mine else None, self._world.images)
         result = []
-        for disk in disks:
+        for source in sources:
+            disk = source.disk
             chain = await self._driver.reader.chain(disk.source, disk.format)
             paths = tuple(image.path for image in chain.images)
+            broken = chain.broken
+            if source.doubt is not None:
+                broken = ("both_changed", source.doubt)
             result.append(
-                DomainDisk(disk.target, disk.source, disk.format, paths, chain.broken)
+                DomainDisk(disk.target, disk.source, disk.format, paths, broken)
             )
         return tuple(result)
 
@@ -345,6 +349,19 @@ class Engine:
             lambda db: runs.list_deletions(db, only_open=only_open)
         )
         return [Deletion.of(row) for row in rows]
+
+    async def creations(self) -> list[Creation]:
+        """Open creations of snapshots."""
+        rows = await self._driver.store.read(runs.open_creations)
+        return [Creation.of(row) for row in rows]
+
+    async def find(self, run: str) -> Deletion | Creation:
+        """The run that an id or an unambiguous prefix names. Raises `UsageError`."""
+        store = self._driver.store
+        machine, found = await store.read(lambda db: runs.find(db, run))
+        if machine == "deletion":
+            return Deletion.of(await self._driver.row(found))
+        return Creation.of(await store.read(lambda db: runs.creation(db, found)))
 
     async def log(self, run: str) -> list[TransitionRow]:
         """Everything that happened in a run, in order. Raises `UsageError`."""

@@ -151,10 +151,10 @@ def chain_is_as_recorded(facts: Facts) -> Iterator[Reason]:
 def nobody_uses_images(facts: Facts) -> Iterator[Reason]:
     """Off means: no lock, no open file, no command line."""
     for disk in facts.disks:
-        for user in disk.users:
+        for path, user in disk.users:
             yield Reason(
                 "image_in_use",
-                f"An image of {disk.target} is in use: {user.what}.",
+                f"{path} is in use: {user.what}.",
                 "If the domain runs, record its monitor (`domain add --monitor`);"
                 " otherwise wait until that process ends.",
                 disk.target,

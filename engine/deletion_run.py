@@ -13,10 +13,12 @@ from ..journal import runs
 from ..journal.errors import (
     CommandFailed,
     CommitUnknown,
+    JournalBusy,
     JournalError,
     MonitorBusy,
     OutcomeUnknown,
     Refused,
+    Superseded,
     WorldError,
 )
 from ..journal.model import FoldPlan
@@ -29,6 +31,7 @@ from ..states.context import (
     Move,
     Replan,
     Stuck,
+    Unit,
 )
 from ..states.deletion import DELETION
 from ..states.pivot import pivot
@@ -60,6 +63,13 @@ HANDLERS: Final[Mapping[str, Callable[[Context], Awaitable[Move]]]] = {
     "update_metadata": update_metadata,
     "stop": stop,
     "roll_back": roll_back,
+}
+#: The edges that lead a fold to `failed`; its job may not have been noted as started.
+_FAIL: Final = ("copying", "fail", "failed")
+FAILS: Final = {
+    "planned": (("planned", "start", "copying"), _FAIL),
+    "copying": (_FAIL,),
+    "converged": (("converged", "fail", "failed"),),
 }
 ABANDONABLE: Final = frozenset(
     edge.source for edge in DELETION.edges if edge.trigger == "abandon"
@@ -102,7 +112,7 @@ class DeletionRun(Runner):
     ctx: Context
     #: Why the run was refused, if it was.
     refusal: Refused | None = None
-    _reported: tuple[str, int, int] | None = None
+    _reported: frozenset[tuple[str, int, int]] = frozenset()
 
     @property
     def state(self) -> str:
@@ -149,35 +159,66 @@ class DeletionRun(Runner):
                 move = self._abandonment(error)
             else:
                 errors = 0
-            await self._take(move)
+            try:
+                await self.fire(move)
+            except JournalBusy:
+                if move.trigger != "decide":
+                    raise
+                await self.refresh()
         return self.state
 
     async def give_up(self, because: str) -> str:
         """Roll back on request, from any state before the decision."""
         if self.state in ABANDONABLE:
-            await self._take(self._abandonment(Abandon(because)))
+            await self.fire(self._abandonment(Abandon(because)))
         elif self.state == "validate":
-            await self._take(Move("refuse", {"because": because}))
+            await self.fire(Move("refuse", {"because": because}))
         return await self.run()
 
     def progress(self, fold: FoldPlan, job: Job) -> None:
         """Tell the caller how far a fold is, when it has moved."""
         seen = (fold.target, job.done, job.total)
-        if self._reported != seen:
-            self._reported = seen
+        if seen not in self._reported:
+            others = {old for old in self._reported if old[0] != fold.target}
+            self._reported = frozenset(others | {seen})
             self.tell(ProgressEvent(self.key.id, *seen))
 
-    async def _take(self, move: Move) -> None:
-        try:
-            await self.fire(move)
-        except CommitUnknown as error:
-            if move.trigger == "decide":
-                await self._annul(error)
-            raise
-        except JournalError:
-            if move.trigger == "decide":
-                await release_votes(self.ctx)
-            raise
+    def patience(self, move: Move) -> float | None:
+        """The decision is made while a guest may stand: no longer than its downtime."""
+        if move.trigger == "decide":
+            return self.ctx.options.max_downtime_ms / 1000
+        return None
+
+    async def not_recorded(self, move: Move, error: JournalError) -> None:
+        """A decision that is not durable for certain must never count.
+
+        The votes are released, unless another engine has them now. When the COMMIT
+        failed, a restart could yet find its row, so that a durable annulment comes
+        first. When that fails too, the fence is taken back before the guest goes on
+        (as `release_votes` does): an overlay that is not fenced and went on is the
+        truth.
+        """
+        if move.trigger != "decide" or isinstance(error, Superseded):
+            return
+        if isinstance(error, CommitUnknown):
+            with suppress(JournalError):
+                await self.store.write(self._annulment(error))
+        await release_votes(self.ctx)
+
+    def _annulment(self, error: CommitUnknown) -> Unit:
+        ctx = self.ctx
+
+        def annul(db: Database) -> None:
+            if runs.deletion(db, ctx.id).state == "pivot":
+                annulment(ctx)(db)
+                runs.move(
+                    db, ctx.key, "pivot", "annul", "vote", ctx.author, {}, final=False
+                )
+            else:
+                annulled = {"what": f"annulled: {error.what}"}
+                runs.remark(db, ctx.key, "vote", "alarm", ctx.author, annulled)
+
+        return annul
 
     async def _goes_back(self, error: WorldError, count: int) -> bool:
         """What follows a failed call: give up (True), or ask again (False).
@@ -203,31 +244,6 @@ class DeletionRun(Runner):
         await self.refresh()
         return False
 
-    async def _annul(self, error: CommitUnknown) -> None:
-        """The decision's COMMIT failed: make sure that it never counts, then release.
-
-        A restart could find its row, so that a durable annulment comes before any
-        release. When that fails too, the fence is taken back first (as
-        `release_votes` does): an overlay that is not fenced and went on is the truth.
-        """
-        ctx = self.ctx
-
-        def annul(db: Database) -> None:
-            if runs.deletion(db, ctx.id).state == "pivot":
-                annulment(ctx)(db)
-                runs.move(
-                    db, ctx.key, "pivot", "annul", "vote", ctx.author, {}, final=False
-                )
-            else:
-                annulled = {"what": f"annulled: {error.what}"}
-                runs.remark(db, ctx.key, "vote", "alarm", ctx.author, annulled)
-
-        try:
-            await self.store.write(annul)
-        except JournalError as failed:
-            self.say("error", "annul_failed", error=str(failed))
-        await release_votes(ctx)
-
     def _refusal(self, error: Refused) -> Move:
         """Refused before anything was planned: history. Later: the run is given up."""
         self.refusal = Refused(error.reasons, self.key.id)
@@ -245,14 +261,16 @@ class DeletionRun(Runner):
         def unit(db: Database) -> None:
             runs.update_deletion(db, self.key, reason=str(error))
             for fold in self.ctx.row.folds:
-                if fold.target == failed:
+                if fold.target != failed:
+                    continue
+                for source, trigger, dest in FAILS[fold.state]:
                     runs.move_fold(
                         db,
                         self.key,
                         fold.target,
-                        fold.state,
-                        "fail",
-                        "failed",
+                        source,
+                        trigger,
+                        dest,
                         self.author,
                     )
 

@@ -172,7 +172,7 @@ class Driver:
         except LeaveOpen:
             raise await self._interrupted(
                 runner,
-                "The caller went away; the run was left at a safe point.",
+                "It was interrupted, and left at a safe point.",
                 "The guest runs as before; nothing is lost.",
                 "",
             ) from None

@@ -67,7 +67,7 @@ class DiskFacts:
     base_stamp: FileStamp | None = None
     free_bytes: int = 0
     free_device: int = 0
-    users: Sequence[ImageUser] = ()
+    users: Sequence[tuple[str, ImageUser]] = ()
     fence_obstacle: str | None = None
     dependents: tuple[tuple[FileId, tuple[str, ...]], ...] = ()
 
@@ -248,12 +248,13 @@ class Reader:
         folders = sorted({os.path.dirname(image.path) for image in facts.chain.images})
         dependents = []
         for image in (base, top):
-            found = await self.images.dependents(image.file, folders)
-            dependents.append((image.file, tuple(found)))
-        users: list[ImageUser] = []
+            based = await self.images.dependents(image.file, folders)
+            dependents.append((image.file, tuple(based)))
+        users: list[tuple[str, ImageUser]] = []
         if not alive:
             for image in facts.chain.images[: (facts.depth or 0) + 1]:
-                users.extend(await self.images.users(image.path))
+                found = await self.images.users(image.path)
+                users.extend((image.path, user) for user in found)
         return DiskFacts(
             target=facts.target,
             frozen=facts.frozen,

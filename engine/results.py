@@ -63,12 +63,7 @@ class Deletion:
     @property
     def seconds(self) -> float | None:
         """From begin to end; None while it is open."""
-        if self.finished is None:
-            return None
-        length = datetime.fromisoformat(self.finished) - datetime.fromisoformat(
-            self.started
-        )
-        return length.total_seconds()
+        return _seconds(self.started, self.finished)
 
     @classmethod
     def of(cls, row: DeletionRow) -> Deletion:
@@ -112,6 +107,11 @@ class Creation:
     started: str
     finished: str | None
 
+    @property
+    def seconds(self) -> float | None:
+        """From begin to end; None while it is open."""
+        return _seconds(self.started, self.finished)
+
     @classmethod
     def of(cls, row: CreationRow) -> Creation:
         """The record of a row of the journal."""
@@ -124,3 +124,10 @@ class Creation:
             row.started,
             row.finished,
         )
+
+
+def _seconds(started: str, finished: str | None) -> float | None:
+    if finished is None:
+        return None
+    length = datetime.fromisoformat(finished) - datetime.fromisoformat(started)
+    return length.total_seconds()

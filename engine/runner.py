@@ -17,7 +17,7 @@ import structlog
 from sqlite_utils import Database
 
 from ..journal import runs
-from ..journal.errors import Undeclared
+from ..journal.errors import JournalError, Undeclared
 from ..journal.runs import Author, RunKey
 from ..journal.store import Store
 from ..states.context import Move, Unit
@@ -70,6 +70,14 @@ class Runner(ABC):
     async def refresh(self) -> None:
         """Read the run again, after rows of it were written."""
 
+    def patience(self, move: Move) -> float | None:
+        """How long an edge may wait for the journal, in seconds; None for long."""
+        return None
+
+    async def not_recorded(self, move: Move, error: JournalError) -> None:
+        """What has to be undone when an edge could not be written."""
+        return
+
     @property
     def author(self) -> Author:
         """Who writes rows, now."""
@@ -105,7 +113,11 @@ class Runner(ABC):
             )
 
         self._reach(source, move.trigger, Moment.ANNOUNCED)
-        await self.store.write(unit)
+        try:
+            await self.store.write(unit, self.patience(move))
+        except JournalError as error:
+            await self.not_recorded(move, error)
+            raise
         self._reach(source, move.trigger, Moment.NOTED)
         await self.refresh()
         domain, snapshot = self.subject

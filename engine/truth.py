@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
-from ..journal.model import Disk, Domain
-from ..journal.runs import DeletionRow
+from dataclasses import dataclass
+
+from ..journal.model import Disk, Domain, FoldPlan
+from ..journal.runs import DeletionRow, FoldRow
 from ..states.ports import Images
+from ..states.stamps import WentOn, went_on
 
 #: Fold states in which the base is the truth; before them it is the overlay.
 ON_BASE = frozenset({"voted", "switched", "retired"})
 
 
+@dataclass(frozen=True, slots=True)
+class BootSource:
+    """A disk with the image to boot from; ``doubt`` says why nobody can tell."""
+
+    disk: Disk
+    doubt: str | None = None
+
+
 def boot_sources(
     domain: Domain, deletion: DeletionRow | None, images: Images
-) -> tuple[Disk, ...]:
+) -> tuple[BootSource, ...]:
     """The images to boot from, with an open deletion of this domain (invariant 2).
 
     No decision: the overlay, under its fence's name if it is fenced (`recover`
-    takes the fence back). Decision: the base.
+    takes the fence back). Decision: the base, unless the overlay went on since.
     """
     if deletion is None or deletion.plan is None:
-        return domain.disks
-    states = {fold.target: fold.state for fold in deletion.folds}
-    sources = []
-    for disk in domain.disks:
-        fold = next((f for f in deletion.plan.folds if f.target == disk.target), None)
-        if fold is None or not fold.is_active:
-            sources.append(disk)
-        elif states[disk.target] in ON_BASE:
-            sources.append(Disk(disk.target, fold.base.path, fold.base.format))
-        else:
-            fence = images.fence_name(fold.top.path, deletion.id)
-            fenced = images.identify(fence) == fold.top.file
-            source = fence if fenced else disk.source
-            sources.append(Disk(disk.target, source, disk.format))
-    return tuple(sources)
+        return tuple(BootSource(disk) for disk in domain.disks)
+    rows = {fold.target: fold for fold in deletion.folds}
+    folds = {fold.target: fold for fold in deletion.plan.folds if fold.is_active}
+    return tuple(
+        _source(disk, folds[disk.target], rows[disk.target], images, deletion.id)
+        if disk.target in folds
+        else BootSource(disk)
+        for disk in domain.disks
+    )
+
+
+def _source(
+    disk: Disk, fold: FoldPlan, row: FoldRow, images: Images, run: str
+) -> BootSource:
+    base = BootSource(Disk(disk.target, fold.base.path, fold.base.format))
+    if row.state in ON_BASE:
+        found = WentOn.BASE
+        if row.state == "voted":
+            found = went_on(fold, row, images, run)
+        if found is WentOn.BOTH:
+            return BootSource(base.disk, f"{fold.top.path} and the base both changed")
+        if found is not WentOn.OVERLAY:
+            return base
+    fence = images.fence_name(fold.top.path, run)
+    fenced = images.identify(fence) == fold.top.file
+    source = fence if fenced else fold.top.path
+    return BootSource(Disk(disk.target, source, fold.top.format))

@@ -145,12 +145,14 @@ def remove_domain(db: Database, name: str) -> None:
     domain(db, name)
     if reasons := open_run_reasons(db, name):
         raise Refused(reasons)
+    mine = "select source from disks where domain = :name"
+    mine += " union select frozen from snapshot_disks where domain = :name"
+    referred = db.execute(mine, {"name": name}).fetchall()
     db.execute("update snapshots set parent = null where domain = ?", (name,))
     db.execute("delete from domains where name = ?", (name,))
-    db.execute(
-        "delete from images where path not in (select source from disks"
-        " union select frozen from snapshot_disks)"
-    )
+    for (path,) in referred:
+        if not users_of_image(db, path):
+            forget_image(db, path)
 
 
 def snapshots(db: Database, name: str) -> list[Snapshot]:

@@ -8,6 +8,7 @@ BackfoldError
 ├── Interrupted           6  something is left open; run `recover`
 ├── AlreadyDecided        1  past the point of no return
 ├── JournalError          1  the journal cannot be used
+│   ├── JournalBusy
 │   ├── JournalDamaged
 │   ├── JournalNewer
 │   ├── CommitUnknown        a COMMIT failed: it may or may not be durable
@@ -141,6 +142,12 @@ class JournalError(BackfoldError):
     """The journal cannot be used."""
 
     code = "journal"
+
+
+class JournalBusy(JournalError):
+    """Other processes held the journal for too long; nothing was written."""
+
+    code = "journal_busy"
 
 
 class JournalDamaged(JournalError):

@@ -14,7 +14,14 @@ from typing import Any, Final
 
 from sqlite_utils import Database
 
-from .errors import Reason, Refused, Superseded, Undeclared, UsageError
+from .errors import (
+    JournalDamaged,
+    Reason,
+    Refused,
+    Superseded,
+    Undeclared,
+    UsageError,
+)
 from .model import PLAN_VERSION, CreationPlan, FileStamp, Plan, plan_version
 
 _TABLES: Final = {"deletion": "deletions", "creation": "creations"}
@@ -365,6 +372,17 @@ def history(db: Database, run: str) -> Iterator[TransitionRow]:
 
 
 def _deletion_row(db: Database, row: Mapping[str, Any]) -> DeletionRow:
+    try:
+        return _read_deletion(db, row)
+    except (KeyError, TypeError, ValueError) as error:
+        raise JournalDamaged(
+            f"The journal's row of deletion {row.get('id')} cannot be read: {error!r}.",
+            data="The images are untouched.",
+            remedy="Follow the guide's chapter on rescue by hand.",
+        ) from error
+
+
+def _read_deletion(db: Database, row: Mapping[str, Any]) -> DeletionRow:
     folds = db.query(
         "select * from folds where deletion = ? order by rowid", (row["id"],)
     )

@@ -223,7 +223,9 @@ def is_current(db: Database, seeds: Seeds) -> bool:
 
 def refuse_newer(db: Database) -> None:
     """Raise `JournalNewer` when the journal has migrations that we do not know."""
-    known = MIGRATIONS.pending(Database(memory=True, execute_plugins=False))
+    nothing = Database(memory=True, execute_plugins=False)
+    known = MIGRATIONS.pending(nothing)
+    nothing.close()
     applied = {migration.name for migration in MIGRATIONS.applied(db)}
     unknown = applied - {migration.name for migration in known}
     if unknown:

@@ -16,12 +16,13 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from sqlite_utils import Database
 
-from .errors import CommitUnknown, JournalDamaged, JournalError
+from .errors import CommitUnknown, JournalBusy, JournalDamaged, JournalError
 from .schema import Seeds, is_current, migrate
 
 T = TypeVar("T")
@@ -31,7 +32,15 @@ BUSY_TIMEOUT: Final = 30.0
 #: How many units share one transaction at the most.
 GROUP_LIMIT: Final = 64
 
-_Unit = tuple[bool, Callable[[Database], Any], "Future[Any]"]
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Work for the writer thread; ``patience`` is how long it may wait, in seconds."""
+
+    writes: bool
+    run: Callable[[Database], Any]
+    future: Future[Any]
+    patience: float = BUSY_TIMEOUT
 
 
 class Store:
@@ -60,18 +69,24 @@ class Store:
         await asyncio.wrap_future(store._opened)
         return store
 
-    async def write(self, unit: Callable[[Database], T]) -> T:
+    async def write(
+        self, unit: Callable[[Database], T], patience: float | None = None
+    ) -> T:
         """Run ``unit`` in a transaction; when this returns, it is durable.
 
+        ``patience`` bounds the wait for other processes, in seconds.
+
         Cancelling the caller does not cancel the unit. Raises what ``unit`` raises
-        (nothing is written then), `CommitUnknown` when the COMMIT failed, and
-        `JournalError` when the transaction could not begin.
+        (nothing is written then), `CommitUnknown` when the COMMIT failed,
+        `JournalBusy` when others held the journal for too long, and `JournalError`
+        when the transaction could not begin.
         """
-        return await self._submit(True, unit)
+        wait = BUSY_TIMEOUT if patience is None else patience
+        return cast(T, await self._submit(_Unit(True, unit, Future(), wait)))
 
     async def read(self, query: Callable[[Database], T]) -> T:
         """Run a query that sees everything written before it."""
-        return await self._submit(False, query)
+        return cast(T, await self._submit(_Unit(False, query, Future())))
 
     async def close(self) -> None:
         """Finish what was submitted and close the file."""
@@ -79,13 +94,12 @@ class Store:
         self._units.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    async def _submit(self, writes: bool, unit: Callable[[Database], T]) -> T:
+    async def _submit(self, unit: _Unit) -> Any:
         if self._closed:
             raise JournalError(f"The journal {self.path} is closed.")
-        future: Future[T] = Future()
-        future.set_running_or_notify_cancel()
-        self._units.put((writes, unit, future))
-        return await asyncio.wrap_future(future)
+        unit.future.set_running_or_notify_cancel()
+        self._units.put(unit)
+        return await asyncio.wrap_future(unit.future)
 
     def _serve(self) -> None:
         """The writer thread: it alone uses the connection."""
@@ -102,7 +116,7 @@ class Store:
                 connected = self._connect_again(group)
             if connected is None:
                 continue
-            if not group[0][0]:
+            if not group[0].writes:
                 _answer(connected, group[0], self.path)
             elif not _commit(connected, group, self.path):
                 connected.close()
@@ -117,9 +131,9 @@ class Store:
         if first is None:
             return None
         group = [first]
-        while first[0] and len(group) < GROUP_LIMIT and not self._units.empty():
+        while first.writes and len(group) < GROUP_LIMIT and not self._units.empty():
             unit = self._units.get()
-            if unit is None or not unit[0]:
+            if unit is None or not unit.writes or unit.patience != first.patience:
                 self._carried = unit
                 if unit is None:
                     self._units.put(None)
@@ -132,28 +146,30 @@ class Store:
         try:
             return _connect(self.path)
         except sqlite3.Error as error:
-            for _, _, future in group:
-                future.set_exception(_translated(error, self.path))
+            for unit in group:
+                unit.future.set_exception(_translated(error, self.path))
             return None
 
 
 def _commit(db: Database, group: list[_Unit], path: Path) -> bool:
     """Run a group in one transaction; False when its COMMIT failed."""
     done: list[tuple[Future[Any], Any]] = []
+    failed: list[tuple[Future[Any], BaseException]] = []
     try:
+        db.execute(f"PRAGMA busy_timeout = {int(group[0].patience * 1000)}")
         db.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
-        for _, _, future in group:
-            future.set_exception(_translated(error, path))
+        for unit in group:
+            unit.future.set_exception(_translated(error, path))
         return True
-    for _, unit, future in group:
+    for unit in group:
         try:
             with db.atomic():
-                result = unit(db)
+                result = unit.run(db)
         except BaseException as error:
-            future.set_exception(_translated(error, path))
+            failed.append((unit.future, error))
         else:
-            done.append((future, result))
+            done.append((unit.future, result))
     try:
         db.conn.execute("COMMIT" if done else "ROLLBACK")
     except sqlite3.Error as error:
@@ -167,15 +183,19 @@ def _commit(db: Database, group: list[_Unit], path: Path) -> bool:
             unknown.__cause__ = error
             future.set_exception(unknown)
         return False
-    for future, result in done:
-        future.set_result(result)
-    return True
+    else:
+        for future, result in done:
+            future.set_result(result)
+        return True
+    finally:
+        for future, reason in failed:
+            future.set_exception(_translated(reason, path))
 
 
 def _answer(db: Database, unit: _Unit, path: Path) -> None:
-    _, query, future = unit
+    future = unit.future
     try:
-        result = query(db)
+        result = unit.run(db)
     except BaseException as error:
         future.set_exception(_translated(error, path))
     else:
@@ -185,6 +205,15 @@ def _answer(db: Database, unit: _Unit, path: Path) -> None:
 def _open(path: Path, seeds: Seeds) -> Database:
     _make_private(path)
     db = _connect(path)
+    try:
+        _bring_up_to_date(db, path, seeds)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _bring_up_to_date(db: Database, path: Path, seeds: Seeds) -> None:
     tables = set(db.table_names())
     if tables and "declared_transitions" not in tables:
         raise JournalDamaged(
@@ -192,16 +221,16 @@ def _open(path: Path, seeds: Seeds) -> Database:
             data="It was not changed.",
             remedy="Name another file with --journal.",
         )
-    if not is_current(db, seeds):
-        db.enable_wal()
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            migrate(db, seeds)
-        except BaseException:
-            db.rollback()
-            raise
-        db.commit()
-    return db
+    if is_current(db, seeds):
+        return
+    db.enable_wal()
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        migrate(db, seeds)
+    except BaseException:
+        db.rollback()
+        raise
+    db.commit()
 
 
 def _make_private(path: Path) -> None:
@@ -222,12 +251,19 @@ def _make_private(path: Path) -> None:
     except FileExistsError:
         log = path.with_name(path.name + "-wal")
         # The log first: another process may be making both right now.
-        if log.exists() and log.stat().st_size > 0 and path.stat().st_size == 0:
+        if _size(log) > 0 and _size(path) == 0:
             raise JournalDamaged(
                 f"The journal {path} is empty, but its log {log} is not.",
                 data="The images are untouched.",
                 remedy="Bring the file back from where it was copied or cut.",
             ) from None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _connect(path: Path) -> Database:
@@ -247,7 +283,16 @@ def _translated(error: BaseException, path: Path) -> BaseException:
         getattr(error, "sqlite_errorcode", 0) & 0xFF
         in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     )
-    if damaged or isinstance(error, json.JSONDecodeError):
+    busy = isinstance(error, sqlite3.OperationalError) and (
+        getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+    )
+    if busy:
+        translated = JournalBusy(
+            f"The journal {path} is held by another process.",
+            data="Nothing was written.",
+            remedy="Try again.",
+        )
+    elif damaged or isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         translated = JournalDamaged(
             f"The journal {path} is damaged: {error}.",
             data="The images are untouched. Without the journal, an overlay that is"

@@ -64,6 +64,11 @@ async def converge(ctx: Context, session: Session, folds: tuple[FoldPlan, ...]) 
         await session.wait(0.5)
 
 
+def has_ended(job: Job | None) -> bool:
+    """Whether a job is there and has ended, or is about to."""
+    return job is not None and job.status in ("concluded", "aborting")
+
+
 async def have_converged(session: Session, folds: tuple[FoldPlan, ...]) -> bool:
     """Whether every job is there and READY or PENDING."""
     jobs = await session.jobs()
@@ -76,7 +81,7 @@ async def have_converged(session: Session, folds: tuple[FoldPlan, ...]) -> bool:
 async def _ensure_job(
     ctx: Context, session: Session, fold: FoldPlan, chain: LiveChain, job: Job | None
 ) -> None:
-    if job is not None and job.status in ("concluded", "aborting"):
+    if has_ended(job):
         await dismiss_ended(ctx, session, (fold,))
         job = None
     if job is not None:

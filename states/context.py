@@ -187,12 +187,14 @@ class Context:
     async def checkpoint(self) -> None:
         """Stop here if somebody wants it; never called during a hold.
 
-        Raises `LeaveOpen` when the caller goes, and `Abandon` when a cancel was
-        asked for or the time is up.
+        Raises `LeaveOpen` when the caller goes, and before the decision `Abandon`
+        when a cancel was asked for or the time is up.
         """
         if self.interrupted():
             raise LeaveOpen
         await self.refresh()
+        if self.row.state == "pivot":
+            return
         if self.row.cancel_requested:
             raise Abandon("a cancel was asked for")
         if self.deadline is not None and self.clock.monotonic() > self.deadline:

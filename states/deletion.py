@@ -57,6 +57,12 @@ START_JOB: Final = Step(
     Recovery.OBSERVE,
     undone_by="cancel_jobs",
 )
+RESUME_JOB: Final = Step(
+    "resume_job",
+    "lets a job go on that stopped after an I/O error",
+    "a job that runs or waits",
+    Recovery.OBSERVE,
+)
 DISMISS_JOBS: Final = Step(
     "dismiss_jobs",
     "forgets jobs of this deletion that were cancelled",
@@ -174,12 +180,7 @@ DELETION: Final = Declaration(
             steps=(
                 REOPEN_ABOVE,
                 START_JOB,
-                Step(
-                    "resume_job",
-                    "lets a job go on that stopped after an I/O error",
-                    "a job that runs or waits",
-                    Recovery.OBSERVE,
-                ),
+                RESUME_JOB,
                 DISMISS_JOBS,
             ),
         ),
@@ -256,6 +257,7 @@ DELETION: Final = Declaration(
                 OPEN_IMAGES,
                 REOPEN_ABOVE,
                 START_JOB,
+                RESUME_JOB,
                 DISMISS_JOBS,
                 *BALLOT,
                 Step(

@@ -53,7 +53,7 @@ FOLD: Final = Declaration(
 ALLOWED: Final[dict[str, frozenset[str]]] = {
     "validate": frozenset(),
     "refused": frozenset(),
-    "prepare": frozenset({"planned", "copying", "converged"}),
+    "prepare": frozenset({"planned"}),
     "start_paused": frozenset({"planned"}),
     "commit_per_disk": frozenset({"planned", "copying", "converged"}),
     "vote": frozenset({"converged"}),

@@ -21,7 +21,7 @@ from .ballot import (
     take_votes,
     wait_for_room,
 )
-from .commit_per_disk import converge, forget_jobs
+from .commit_per_disk import converge, forget_jobs, has_ended
 from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
 from .pivot_off import switch_links_off
 from .ports import Session
@@ -143,7 +143,8 @@ async def _fold_again(ctx: Context, session: Session, folds: Folds) -> None:
 
     await ctx.effects.perform("keep", nothing_else, noting=lambda _: keep)
     await ctx.refresh()
-    await forget_jobs(session, folds)
+    jobs = await session.jobs()
+    await forget_jobs(session, tuple(f for f in folds if has_ended(jobs.get(f.job))))
     try:
         await converge(ctx, session, folds)
         await flush_copied(ctx, session, folds)

@@ -6,6 +6,7 @@ from ..journal.errors import CommandFailed, OutcomeUnknown
 from ..journal.model import FoldPlan
 from .ballot import nothing_else, released, take_fences_back
 from .context import Context, Stuck
+from .stamps import WentOn, went_on
 
 
 async def switch_links_off(ctx: Context) -> tuple[FoldPlan, ...]:
@@ -57,25 +58,22 @@ def _overlay_went_on(ctx: Context, fold: FoldPlan) -> bool:
         return True
     if row.state != "voted":
         return False
-    fence = ctx.fence(fold)
-    top = ctx.images.stamp(fence) or ctx.images.stamp(fold.top.path)
-    base = ctx.images.stamp(fold.base.path)
-    if base is None:
+    found = went_on(fold, row, ctx.images, ctx.id)
+    if found is WentOn.BASE_MISSING:
         raise Stuck(
             f"{fold.base.path} is missing.",
             f"It holds the data of {fold.target} since the decision.",
             "Bring it back to that name, then run recover.",
         )
-    if top is None or top == row.top_stamp:
-        return False
-    if base == row.base_stamp:
-        return True
-    raise Stuck(
-        f"Both {fence} and {fold.base.path} were changed since the decision.",
-        f"Backfold cannot tell which one the guest of {fold.target} wrote last; both"
-        " are untouched.",
-        "The guide's chapter on rescue by hand says how to compare them.",
-    )
+    if found is WentOn.BOTH:
+        raise Stuck(
+            f"Both {fold.top.path} (or its fence) and {fold.base.path} were changed"
+            " since the decision.",
+            f"Nobody can tell which one the guest of {fold.target} wrote last; both are"
+            " untouched.",
+            "The guide's chapter on rescue by hand says how to compare them.",
+        )
+    return found is WentOn.OVERLAY
 
 
 async def _relink(ctx: Context, fold: FoldPlan) -> None:

@@ -1,0 +1,186 @@
+"""`backfold domain`: which virtual machines there are, and how to boot them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from ...journal.errors import Reason, Refused
+from . import boot, records, values
+from .invocation import Invocation
+from .lookups import open_deletion
+from .text import columns, count, safe
+
+if TYPE_CHECKING:
+    from ...journal.model import Domain
+    from ..api import Engine
+    from ..results import DomainDisk
+
+app = typer.Typer(name="domain", help="Record domains, and see how to boot them.")
+app.command()(boot.args)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The domain's name.")]
+
+_QCOW2: Final = b"QFI\xfb"
+
+
+@app.command()
+def add(
+    ctx: typer.Context,
+    name: Name,
+    disk: Annotated[
+        list[str],
+        typer.Option(
+            metavar="TARGET=PATH[,format=FMT]",
+            help="A disk and the image that it boots from; may be repeated. The format"
+            " is qcow2 unless said otherwise, and is never probed. Double a comma that"
+            " belongs to the path.",
+        ),
+    ],
+    monitor: Annotated[
+        Path | None,
+        typer.Option(metavar="SOCKET", help="The QMP socket of the domain's QEMU."),
+    ] = None,
+) -> int:
+    """Record a domain. The images below the given ones are found by their headers."""
+    invocation: Invocation = ctx.obj
+    wanted = [values.disk(text) for text in disk]
+    socket = values.socket(monitor)
+
+    async def work(engine: Engine) -> int:
+        from ...journal.model import Disk
+
+        disks = [Disk(w.target, w.path, w.format or "qcow2") for w in wanted]
+        try:
+            await engine.add_domain(name, disks, socket)
+        except Refused as error:
+            raise _with_hints(error, wanted) from error
+        return await _show(engine, invocation, name)
+
+    return invocation.run(work, creates_journal=True)
+
+
+@app.command("list")
+def list_domains(ctx: typer.Context) -> int:
+    """List the domains."""
+    invocation: Invocation = ctx.obj
+
+    async def work(engine: Engine) -> int:
+        found = await engine.catalog.domains()
+        output = invocation.output
+        if invocation.as_json:
+            output.json({"domains": [records.domain(domain) for domain in found]})
+            return 0
+        if not found:
+            output.note("No domains; `backfold domain add` adds one.")
+            return 0
+        rows = [["DOMAIN", "DISKS", "MONITOR"]]
+        for domain in found:
+            targets = " ".join(disk.target for disk in domain.disks)
+            rows.append([domain.name, targets, safe(domain.monitor or "-")])
+        output.lines(columns(rows))
+        return 0
+
+    return invocation.run(work)
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name) -> int:
+    """Show a domain: the images to boot from now.
+
+    The chain below each image is read from the headers.
+    """
+    invocation: Invocation = ctx.obj
+    return invocation.run(lambda engine: _show(engine, invocation, name))
+
+
+@app.command()
+def remove(
+    ctx: typer.Context,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> int:
+    """Forget a domain and its snapshots. Its images stay as they are."""
+    invocation: Invocation = ctx.obj
+    output = invocation.output
+    if not yes:
+        invocation.require_terminal()
+
+        async def look(engine: Engine) -> int:
+            await engine.catalog.domain(name)
+            return len(await engine.catalog.snapshots(name))
+
+        number = invocation.run(look)
+        snapshots = f" and its {count(number, 'snapshot')}" if number else ""
+        if not invocation.confirm(f"Forget the domain {name}{snapshots}?"):
+            output.note("Nothing was changed.")
+            return 1
+
+    async def work(engine: Engine) -> int:
+        await engine.catalog.remove_domain(name)
+        if invocation.as_json:
+            output.json({"removed": name})
+        else:
+            output.line(f"Forgot the domain {name}; its images are as they were.")
+        return 0
+
+    return invocation.run(work)
+
+
+async def _show(engine: Engine, invocation: Invocation, name: str) -> int:
+    domain = await engine.catalog.domain(name)
+    disks = await engine.disks(name)
+    opened = await open_deletion(engine, name)
+    if invocation.as_json:
+        invocation.output.json(records.domain_now(domain, disks, opened))
+    else:
+        invocation.output.lines(_lines(domain, disks, opened))
+    return 0
+
+
+def _lines(
+    domain: Domain, disks: Sequence[DomainDisk], opened: str | None
+) -> list[str]:
+    lines = [f"domain   {domain.name}", f"monitor  {domain.monitor or '-'}"]
+    if opened is not None:
+        lines.append(f"open     deletion {opened}; `backfold recover {opened}`")
+    width = max(7, *(len(disk.target) for disk in disks))
+    for disk in disks:
+        lines.append(f"{disk.target:{width}}  {disk.source} ({disk.format})")
+        lines += [f"{'':{width}}  └ {path}" for path in disk.chain[1:]]
+        if disk.broken is not None:
+            lines.append(f"{'':{width}}  ! {disk.broken[1]} [{disk.broken[0]}]")
+    return lines
+
+
+def _with_hints(error: Refused, wanted: Sequence[values.DiskOption]) -> Refused:
+    """The same refusal; a file that is no qcow2 gets the option that it may need."""
+    defaulted = {disk.target: disk.path for disk in wanted if disk.format is None}
+    return Refused(
+        Reason(
+            reason.code,
+            f"{os.path.abspath(path)} is not a qcow2 image.",
+            f"If it is a raw image, say so: --disk {reason.disk}=PATH,format=raw.",
+            reason.disk,
+        )
+        if (path := defaulted.get(reason.disk or "")) and _is_not_qcow2(path)
+        else reason
+        for reason in error.reasons
+    )
+
+
+def _is_not_qcow2(path: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.read(descriptor, len(_QCOW2)) != _QCOW2
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,171 @@
+"""One run of the program: its global options, its engine, its signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ...journal.errors import UsageError
+from . import failures
+from .output import Output
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+    from ..api import Engine
+
+T = TypeVar("T")
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass
+class Invocation:
+    """What the global options said, and what every command needs."""
+
+    as_json: bool = False
+    verbose: bool = False
+    journal: Path | None = None
+    #: Whether the command answers with a line per event (`delete`, `recover`).
+    streams: bool = False
+    #: Whether a signal asked to stop.
+    stopping: bool = False
+    #: Whether the work is over and only the journal is left to close.
+    done: bool = False
+    output: Output = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the output."""
+        self.use(as_json=self.as_json)
+
+    def use(self, *, as_json: bool) -> None:
+        """Decide what standard output carries."""
+        self.as_json = as_json
+        self.output = Output(as_json)
+
+    def run(
+        self,
+        work: Callable[[Engine], Coroutine[Any, Any, T]],
+        *,
+        creates_journal: bool = False,
+    ) -> T:
+        """Open the engine, do the work, close it.
+
+        The first SIGINT, SIGTERM or SIGHUP cancels the work, which then ends at a
+        safe point; work that does not say itself what that means ends in `Stopped`.
+        Only a command that ``creates_journal`` makes a missing one.
+        """
+        import asyncio
+
+        from .logs import configure
+
+        configure(verbose=self.verbose, as_json=self.as_json)
+
+        async def whole() -> T:
+            self._listen_to_signals()
+            async with self._engine(creates_journal) as engine:
+                result = await work(engine)
+                # From here on a signal must not turn success into failure.
+                self.done = True
+                return result
+
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.done = False
+        try:
+            return asyncio.run(whole())
+        except asyncio.CancelledError:
+            raise failures.stopped() from None
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def stop(self, task: Task[Any]) -> None:
+        """A signal came: cancel the work once, then only say what is going on."""
+        if self.done:
+            return
+        if self.stopping:
+            self._say(
+                "still on the way to a safe point. Nothing is lost if you"
+                f" `kill -9 {os.getpid()}`; `backfold recover` goes on from there."
+            )
+            return
+        self.stopping = True
+        self._say("stopping at the next safe point ...")
+        task.cancel()
+
+    def confirm(self, question: str) -> bool:
+        """Ask on the terminal. Anything but yes means no."""
+        self.output.errors.write(f"{question} [y/N] ")
+        try:
+            return sys.stdin.readline().strip().lower() in ("y", "yes")
+        except KeyboardInterrupt:
+            self.output.note("")
+            return False
+
+    def require_terminal(self) -> None:
+        """Raise `UsageError` when there is nobody to ask."""
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "There is no terminal to ask on whether you are sure.",
+                remedy="Add --yes if you are.",
+            )
+
+    def trace(self, error: BaseException) -> None:
+        """With -v, show where an unexpected exception came from."""
+        if self.verbose:
+            import traceback
+
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                self.output.note(line)
+
+    def _listen_to_signals(self) -> None:
+        import asyncio
+
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        for number in _SIGNALS:
+            # Under nohup a hang-up is of no concern, nor Ctrl-C to a background job.
+            if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self.stop, task)
+
+    def _say(self, text: str) -> None:
+        if not self.as_json:
+            self.output.note(f"backfold: {text}")
+
+    @asynccontextmanager
+    async def _engine(self, creates_journal: bool) -> AsyncIterator[Engine]:
+        """An open engine; a missing journal stays missing unless it is to be made.
+
+        An empty journal in a temporary directory stands in for it: a mistyped
+        --journal must not leave files behind.
+        """
+        from ..api import Engine, default_journal
+
+        path = self.journal or default_journal()
+        if creates_journal or not _is_missing(path):
+            async with Engine(path) as engine:
+                yield engine
+            return
+        import tempfile
+
+        self._say(f"there is no journal {path} yet.")
+        with tempfile.TemporaryDirectory(prefix="backfold-") as folder:
+            async with Engine(Path(folder, "journal.db")) as engine:
+                yield engine
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether it is sure that there is no such file."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,142 @@
+"""Standard output and error: one place that writes, and never breaks a run.
+
+A reader that goes away (``| head``) or a full disk must not abort a deletion, so
+writing does not raise. Everything for people passes through `safe`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
+
+from .text import safe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: The version of every JSON object that the command line prints.
+SCHEMA = 1
+
+
+class Stream:
+    """A text stream whose writes are flushed and do not raise."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to ``stream``."""
+        self._stream = stream
+        #: Why something could not be written; None while all is well.
+        self.lost: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write and flush. After an error everything is dropped."""
+        if self.lost is None:
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+            except OSError as error:
+                self.lost = error
+                _drain(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def isatty(self) -> bool:
+        """Whether a person may be looking."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor below."""
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the stream below."""
+        return self._stream.encoding
+
+
+class Output:
+    """What a command says: results to standard output, all else to standard error."""
+
+    def __init__(self, as_json: bool) -> None:
+        """With ``as_json``, standard output carries JSON lines and nothing else."""
+        self.as_json = as_json
+        for stream in (sys.stdout, sys.stderr):
+            # Other people's file names must not end in an encoding error.
+            reconfigure = getattr(stream, "reconfigure", None)
+            if reconfigure is not None:
+                reconfigure(errors="backslashreplace")
+        self.stdout = Stream(sys.stdout)
+        self._stderr = sys.stderr
+        self._errors = Stream(sys.stderr)
+        self._console: Console | None = None
+
+    @property
+    def errors(self) -> Stream:
+        """Standard error, also while a progress bar stands in for it."""
+        if sys.stderr is not self._stderr:
+            return Stream(sys.stderr)
+        return self._errors
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether standard output is a terminal that can redraw lines."""
+        return self.stdout.isatty() and os.environ.get("TERM", "dumb") not in (
+            "dumb",
+            "unknown",
+        )
+
+    @property
+    def console(self) -> Console:
+        """Rich's console on standard output; colours only on a terminal."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(
+                file=cast(IO[str], self.stdout),
+                force_terminal=self.is_interactive,
+                highlight=False,
+                markup=False,
+                emoji=False,
+            )
+        return self._console
+
+    def line(self, text: str = "", style: str | None = None) -> None:
+        """One line for people; with ``as_json`` it goes to standard error."""
+        if self.as_json:
+            self.note(text)
+        elif self.is_interactive:
+            # Through rich, so that a progress bar below the line is redrawn.
+            self.console.print(safe(text), style=style, soft_wrap=True)
+        else:
+            self.stdout.write(safe(text) + "\n")
+
+    def lines(self, texts: Iterable[str]) -> None:
+        """Several lines for people."""
+        for text in texts:
+            self.line(text)
+
+    def note(self, text: str) -> None:
+        """One line beside the result, on standard error."""
+        self.errors.write(safe(text) + "\n")
+
+    def raw(self, text: str) -> None:
+        """Text of our own making, as it is: a diagram, an argument list."""
+        self.stdout.write(text if text.endswith("\n") else text + "\n")
+
+    def json(self, fields: Mapping[str, Any]) -> None:
+        """One JSON object on a line of its own; ASCII only, so that it is safe too."""
+        self.stdout.write(json.dumps({"schema": SCHEMA, **fields}) + "\n")
+
+
+def _drain(stream: IO[str]) -> None:
+    """Let the interpreter's own flush at exit succeed."""
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+    except (OSError, ValueError):
+        pass

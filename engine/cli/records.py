@@ -1,0 +1,204 @@
+"""What `--json` prints: the engine's records as plain objects.
+
+The schemas in ``schemas/`` describe every object here; the tests hold them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ...journal.errors import BackfoldError, Refused
+from . import failures
+
+if TYPE_CHECKING:
+    from ...journal.model import Domain, FoldPlan, Plan, Snapshot
+    from ...journal.runs import TransitionRow
+    from ..results import Creation, Deletion, DomainDisk
+
+
+def domain(found: Domain) -> dict[str, Any]:
+    """A domain as the catalog has it."""
+    return {
+        "name": found.name,
+        "monitor": found.monitor,
+        "disks": [
+            {"target": disk.target, "source": disk.source, "format": disk.format}
+            for disk in found.disks
+        ],
+    }
+
+
+def domain_now(
+    found: Domain, disks: Sequence[DomainDisk], deletion: str | None
+) -> dict[str, Any]:
+    """A domain with the images to boot from now, and its open deletion."""
+    return {
+        "name": found.name,
+        "monitor": found.monitor,
+        "deletion": deletion,
+        "disks": [
+            {
+                "target": disk.target,
+                "source": disk.source,
+                "format": disk.format,
+                "chain": list(disk.chain),
+                "broken": None
+                if disk.broken is None
+                else {"code": disk.broken[0], "message": disk.broken[1]},
+            }
+            for disk in disks
+        ],
+    }
+
+
+def snapshot(found: Snapshot) -> dict[str, Any]:
+    """A snapshot as the catalog has it."""
+    return {
+        "domain": found.domain,
+        "name": found.name,
+        "parent": found.parent,
+        "current": found.current,
+        "created": found.created,
+        "status": found.status,
+        "reason": found.reason,
+        "disks": [
+            {"target": disk.target, "frozen": disk.frozen, "format": disk.format}
+            for disk in found.disks
+        ],
+    }
+
+
+def plan(found: Plan, removed: Sequence[str]) -> dict[str, Any]:
+    """What a deletion would do."""
+    return {
+        "domain": found.domain,
+        "snapshot": found.snapshot,
+        "parent": found.parent,
+        "power": found.power,
+        "disks": [_fold_plan(fold) for fold in found.folds],
+        "removed": list(removed),
+        "bytes": sum(fold.copy_bytes for fold in found.folds),
+        "space": sum(fold.space_bytes for fold in found.folds),
+        "risks": list(found.risks),
+    }
+
+
+def _fold_plan(fold: FoldPlan) -> dict[str, Any]:
+    before = [image.path for image in fold.chain]
+    return {
+        "target": fold.target,
+        "strategy": fold.strategy,
+        "active": fold.is_active,
+        "top": fold.top.path,
+        "base": fold.base.path,
+        "above": None if fold.above is None else fold.above.path,
+        "bytes": fold.copy_bytes,
+        "space": fold.space_bytes,
+        "before": before,
+        "after": after(fold),
+    }
+
+
+def after(fold: FoldPlan) -> list[str]:
+    """The paths of a chain once its fold is done, the active image first."""
+    gone = fold.base if fold.strategy == "stream" else fold.top
+    keeps_all = fold.strategy == "keep"
+    return [i.path for i in fold.chain if keeps_all or i.file != gone.file]
+
+
+def deletion(found: Deletion) -> dict[str, Any]:
+    """A deletion as it stands."""
+    return {
+        "deletion": found.id,
+        "domain": found.domain,
+        "snapshot": found.snapshot,
+        "state": found.state,
+        "disks": [
+            {
+                "target": disk.target,
+                "strategy": disk.strategy,
+                "top": disk.top,
+                "base": disk.base,
+                "bytes": disk.bytes,
+                "state": disk.state,
+            }
+            for disk in found.disks
+        ],
+        "downtime_ms": found.downtime_ms,
+        "seconds": found.seconds,
+        "reason": found.reason,
+        "started": found.started,
+        "finished": found.finished,
+    }
+
+
+def creation(found: Creation) -> dict[str, Any]:
+    """The taking of a snapshot as it stands."""
+    return {
+        "creation": found.id,
+        "domain": found.domain,
+        "snapshot": found.snapshot,
+        "state": found.state,
+        "seconds": _length(found.started, found.finished),
+        "reason": found.reason,
+        "started": found.started,
+        "finished": found.finished,
+    }
+
+
+def refused(error: Refused, domain: str | None, snapshot: str | None) -> dict[str, Any]:
+    """A deletion that was refused before it got a row, in a deletion's form."""
+    return {
+        **nothing(domain, snapshot),
+        "deletion": error.deletion,
+        "state": "refused",
+        "reason": error.what,
+    }
+
+
+def nothing(domain: str | None, snapshot: str | None) -> dict[str, Any]:
+    """A deletion that was never begun, in a deletion's form."""
+    return {
+        "deletion": None,
+        "domain": domain,
+        "snapshot": snapshot,
+        "state": None,
+        "disks": [],
+        "downtime_ms": None,
+        "seconds": None,
+        "reason": None,
+        "started": None,
+        "finished": None,
+    }
+
+
+def result(run: dict[str, Any], error: BackfoldError | None) -> dict[str, Any]:
+    """The last line of a run: how it stands, and what went wrong."""
+    told = None if error is None else failures.as_json(error)
+    reasons = [] if told is None else told.pop("reasons")
+    return {"event": "result", **run, "reasons": reasons, "error": told}
+
+
+def entry(row: TransitionRow, began: str) -> dict[str, Any]:
+    """One line of a run's history."""
+    return {
+        "time": row.at,
+        "offset": _length(began, row.at),
+        "machine": row.machine,
+        "kind": row.kind,
+        "from": row.source,
+        "to": row.dest,
+        "trigger": row.trigger,
+        "who": row.who,
+        "generation": row.generation,
+        "detail": dict(row.detail),
+    }
+
+
+def _length(began: str, ended: str | None) -> float | None:
+    if ended is None:
+        return None
+    length = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
+    return round(length.total_seconds(), 6)

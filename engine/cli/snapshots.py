@@ -1,0 +1,170 @@
+"""`backfold snapshot`: take snapshots, and see how they depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...journal.errors import Interrupted
+from . import failures, records, values
+from .invocation import Invocation
+from .lookups import open_creations
+from .text import columns, instant, safe
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from ...journal.model import Snapshot
+    from ..api import Engine
+
+app = typer.Typer(name="snapshot", help="Take snapshots, and see which there are.")
+
+DomainName = Annotated[str, typer.Argument(metavar="DOMAIN", help="The domain.")]
+SnapshotName = Annotated[str, typer.Argument(metavar="NAME", help="The snapshot.")]
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    domain: DomainName,
+    name: SnapshotName,
+    overlay: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TARGET=PATH",
+            help="Where a disk's new overlay goes; may be repeated. Otherwise beside"
+            " the image below, with the snapshot's name as extension.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TARGET", help="Leave a disk out; may be repeated."),
+    ] = None,
+) -> int:
+    """Take a snapshot: all disks at one instant, or none."""
+    invocation: Invocation = ctx.obj
+    overlays = values.paths(overlay or (), "--overlay")
+
+    async def work(engine: Engine) -> int:
+        import asyncio
+
+        try:
+            taken = await engine.create_snapshot(
+                domain, name, overlays=overlays, exclude=exclude or ()
+            )
+        except asyncio.CancelledError:
+            taken = await _after_signal(engine, domain, name)
+        _show(invocation, taken, [])
+        if not invocation.as_json:
+            for disk in await engine.disks(domain):
+                if taken.disk(disk.target) is not None:
+                    invocation.output.line(
+                        f"{disk.target} boots from {disk.source} now."
+                    )
+        return 0
+
+    return invocation.run(work)
+
+
+@app.command("list")
+def list_snapshots(ctx: typer.Context, domain: DomainName) -> int:
+    """List a domain's snapshots, parents before children."""
+    invocation: Invocation = ctx.obj
+
+    async def work(engine: Engine) -> int:
+        found = await engine.catalog.snapshots(domain)
+        output = invocation.output
+        if invocation.as_json:
+            listed = [records.snapshot(snapshot) for snapshot in found]
+            output.json({"domain": domain, "snapshots": listed})
+        elif not found:
+            output.note(f"The domain {safe(domain)} has no snapshots.")
+        elif output.is_interactive:
+            output.console.print(_tree(domain, found))
+        else:
+            output.lines(columns(_table(found)))
+        return 0
+
+    return invocation.run(work)
+
+
+@app.command()
+def show(ctx: typer.Context, domain: DomainName, name: SnapshotName) -> int:
+    """Show one snapshot with its frozen images."""
+    invocation: Invocation = ctx.obj
+
+    async def work(engine: Engine) -> int:
+        found = await engine.catalog.snapshot(domain, name)
+        every = await engine.catalog.snapshots(domain)
+        children = [other.name for other in every if other.parent == name]
+        _show(invocation, found, children)
+        return 0
+
+    return invocation.run(work)
+
+
+def _show(invocation: Invocation, found: Snapshot, children: Sequence[str]) -> None:
+    output = invocation.output
+    if invocation.as_json:
+        output.json({**records.snapshot(found), "children": list(children)})
+        return
+    state = f"{found.status}, current" if found.current else found.status
+    output.line(f"snapshot  {found.name} of {found.domain} ({state})")
+    if found.reason:
+        output.line(f"reason    {found.reason}")
+    output.line(f"created   {instant(found.created)}")
+    output.line(f"parent    {found.parent or '-'}")
+    output.line(f"children  {' '.join(children) or '-'}")
+    width = max(8, *(len(disk.target) for disk in found.disks))
+    for disk in found.disks:
+        output.line(f"{disk.target:{width}}  {disk.frozen} ({disk.format})")
+
+
+def _table(found: Sequence[Snapshot]) -> list[list[str]]:
+    rows = [["SNAPSHOT", "PARENT", "CREATED", "STATUS", "DISKS"]]
+    for snapshot in found:
+        status = f"{snapshot.status}, current" if snapshot.current else snapshot.status
+        targets = " ".join(disk.target for disk in snapshot.disks)
+        parent = snapshot.parent or "-"
+        rows.append([snapshot.name, parent, instant(snapshot.created), status, targets])
+    return rows
+
+
+def _tree(domain: str, found: Sequence[Snapshot]) -> Tree:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    root = Tree(Text(domain, "bold"))
+    branches: dict[str | None, Tree] = {None: root}
+    for snapshot in found:
+        targets = " ".join(disk.target for disk in snapshot.disks)
+        label = Text.assemble(
+            (snapshot.name, "bold"),
+            f"  {instant(snapshot.created)}  ",
+            (snapshot.status, "green" if snapshot.status == "valid" else "yellow"),
+            f"  {targets}",
+            ("  ← current" if snapshot.current else "", "cyan"),
+        )
+        branches[snapshot.name] = branches[snapshot.parent].add(label)
+    return root
+
+
+async def _after_signal(engine: Engine, domain: str, name: str) -> Snapshot:
+    """The snapshot, if it was taken before the signal took effect."""
+    for run in await open_creations(engine):
+        if (run.domain, run.snapshot) == (domain, name):
+            raise Interrupted(
+                run,
+                f"Interrupted; the creation {run.id} is left open.",
+                data="The disks are switched together or not at all.",
+                remedy=f"Run `backfold recover {run.id}`.",
+            )
+    for snapshot in await engine.catalog.snapshots(domain):
+        if snapshot.name == name:
+            return snapshot
+    raise failures.Stopped(
+        f"Interrupted; the snapshot {name} was not taken.",
+        data="The domain is as before.",
+    )

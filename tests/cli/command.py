@@ -1,0 +1,135 @@
+"""The real command line, as a subprocess, with its JSON checked against the schemas."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cli.schemas import validate
+
+COMMAND = [sys.executable, "-m", "backfold"]
+#: How long anything may take.
+PATIENCE = 60.0
+
+
+class Cli:
+    """One journal, and the command line on it."""
+
+    def __init__(self, folder: Path, bytecode: Path) -> None:
+        self.folder = folder
+        self.bytecode = bytecode
+        self.journal = folder / "journal" / "journal.db"
+
+    def run(
+        self,
+        *arguments: str,
+        status: int = 0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, without a terminal."""
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=PATIENCE,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert not any(sign in done.stdout + done.stderr for sign in "\x1b\x07\x9b")
+        return done
+
+    def out(self, *arguments: str, status: int = 0) -> str:
+        """What a command printed; nothing else was said."""
+        done = self.run(*arguments, status=status)
+        assert not done.stderr or status
+        return done.stdout
+
+    def json(self, schema: str, *arguments: str, status: int = 0) -> dict[str, Any]:
+        """The one object that a command printed."""
+        (line,) = self.lines(schema, *arguments, status=status)
+        return line
+
+    def lines(
+        self, schema: str, *arguments: str, status: int = 0
+    ) -> list[dict[str, Any]]:
+        """Every object that a command printed, each checked against its schema."""
+        done = self.run("--json", *arguments, status=status)
+        assert not done.stderr
+        return parsed(schema, done.stdout)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begin a command that goes on by itself."""
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The environment: this journal, and no home to fall back to."""
+        dropped = ("BACKFOLD_JOURNAL", "PYTHONDONTWRITEBYTECODE", "NO_COLOR")
+        return {
+            **{k: v for k, v in os.environ.items() if k not in dropped},
+            "PYTHONPYCACHEPREFIX": str(self.bytecode),
+            "BACKFOLD_JOURNAL": str(self.journal),
+            "PYTHONWARNINGS": "error",
+        }
+
+    def content(self) -> list[str]:
+        """Everything in the journal; nothing when there is none."""
+        if not self.journal.exists():
+            return []
+        with sqlite3.connect(self.journal) as db:
+            found = list(db.iterdump())
+        db.close()
+        return found
+
+
+def parsed(schema: str, text: str) -> list[dict[str, Any]]:
+    """JSON lines as objects, each checked."""
+    objects = [json.loads(line) for line in text.splitlines()]
+    for found in objects:
+        validate(schema, found)
+    return objects
+
+
+def wait_for_line(process: subprocess.Popen[str], word: str) -> list[str]:
+    """Read standard output up to a line with ``word``."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if word in line:
+            return seen
+    raise AssertionError(f"no {word!r} in {seen}")
+
+
+def stop(process: subprocess.Popen[str], number: signal.Signals) -> tuple[str, str]:
+    """Send a signal and wait; returns what was still said."""
+    process.send_signal(number)
+    out, err = process.communicate(timeout=PATIENCE)
+    return out, err
+
+
+def disks(paths: Mapping[str, Path] | Sequence[tuple[str, Path]]) -> list[str]:
+    """``--disk`` arguments."""
+    pairs = paths.items() if isinstance(paths, Mapping) else paths
+    return [
+        argument
+        for target, path in pairs
+        for argument in ("--disk", f"{target}={str(path).replace(',', ',,')}")
+    ]

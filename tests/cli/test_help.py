@@ -1,0 +1,86 @@
+"""What the command line says of itself, and how soon."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import backfold
+from cli.command import Cli
+from cli.conftest import Inside
+
+COMMANDS = {
+    "": ["--journal", "--json", "--verbose", "-v", "--version", "Exit status"],
+    "domain": ["add", "list", "show", "remove", "args"],
+    "domain add": ["NAME", "--disk", "--monitor", "qcow2"],
+    "domain list": [],
+    "domain show": ["NAME"],
+    "domain remove": ["NAME", "--yes"],
+    "domain args": ["NAME"],
+    "snapshot": ["create", "list", "show"],
+    "snapshot create": ["DOMAIN", "NAME", "--overlay", "--exclude"],
+    "snapshot list": ["DOMAIN"],
+    "snapshot show": ["DOMAIN", "NAME"],
+    "plan": ["DOMAIN", "SNAPSHOT", "--ignore-libvirt"],
+    "delete": ["--bandwidth", "--max-downtime", "--timeout", "--yes"],
+    "recover": ["DELETION", "--roll-back"],
+    "cancel": ["DELETION"],
+    "status": ["DELETION"],
+    "log": ["DELETION"],
+    "diagram": ["deletion|fold|creation", "mermaid|dot|svg"],
+    "demo": ["--seed", "--keep"],
+}
+#: What costs more to load than all the rest.
+HEAVY = ("asyncio", "structlog", "sqlite3", "sqlite_utils", "qemu", "transitions")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_all_that_a_command_takes(
+    cli: Cli, inside: Inside, command: str
+) -> None:
+    text = inside(*command.split(), "--help").out
+
+    assert text.startswith(f"Usage: backfold {command}".rstrip())
+    for word in COMMANDS[command]:
+        assert word in text
+    assert not cli.journal.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["snapshot", "revert", "web", "s1"],
+        ["snapshot", "adopt", "web"],
+        ["check", "web"],
+        ["delete", "web", "s1", "--through", "s2"],
+        ["delete", "web", "s1", "--children"],
+        ["delete", "web", "s1", "--strategy", "stream"],
+        ["diagram", "deletion", "--of", "123"],
+    ],
+)
+def test_what_later_work_adds_is_not_accepted(
+    inside: Inside, arguments: list[str]
+) -> None:
+    assert "No such" in inside(*arguments, status=2).err
+
+
+def test_version(cli: Cli) -> None:
+    assert cli.out("--version") == f"backfold {backfold.__version__}\n"
+
+
+def test_without_a_command_the_help_is_an_error(inside: Inside) -> None:
+    assert "Usage: backfold" in inside(status=2).err
+
+
+def test_start_loads_nothing_heavy() -> None:
+    # One module stands for seconds on a slow disk; times would depend on the host.
+    load = "import sys, backfold.engine.cli.app; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", load], capture_output=True, text=True, check=True
+    )
+
+    assert not set(HEAVY) & set(done.stdout.split())
+    assert "rich.console" not in done.stdout.split()
+    assert "typer" in done.stdout.split()

@@ -1,0 +1,321 @@
+"""Killed at the moments that decide over data, then recovered from outside.
+
+The engine dies in a process of its own, by SIGKILL, alone or with its QEMU; then
+the command line recovers. What is on the disks is compared with what the guest was
+told to be written. The demo draws from the other moments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backfold.engine.results import Deletion
+from backfold.journal.errors import AlreadyDecided, Refused
+from real.scene import DOMAIN, Scene, play
+
+BACKFOLD = [sys.executable, "-m", "backfold"]
+VICTIM = Path(__file__).with_name("victim.py")
+
+
+def kill_at(scene: Scene, order: str, snapshot: str, point: str, kills: str) -> str:
+    """Run the victim; returns what it said."""
+    if "qemu" in kills:
+        kills = kills.replace("qemu", str(scene.machine.pid))
+    done = subprocess.run(
+        [sys.executable, VICTIM, scene.journal, order, snapshot, point, kills],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "reached" in done.stdout, done.stderr
+    if "self" in kills:
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stderr
+
+
+def command(scene: Scene, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run the command line; returns its exit status and its JSON lines."""
+    done = subprocess.run(
+        [*BACKFOLD, "--journal", str(scene.journal), "--json", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def recover(scene: Scene, *options: str) -> str:
+    """`backfold recover`; returns the state of the last run."""
+    status, lines = command(scene, "recover", *options)
+    assert status == 0, lines
+    # A guard may have finished everything before: then there is nothing to recover.
+    states = [line["state"] for line in lines if line.get("event") == "result"]
+    return (
+        str(states[-1]) if states else str(scene.rows("deletions", "state, id")[0][0])
+    )
+
+
+def wait_for_run_state(scene: Scene, wanted: str, seconds: float = 20) -> None:
+    """Wait for what the guard does. The limit is for busy machines only."""
+    end = time.monotonic() + seconds
+    while scene.run_state() != wanted:
+        assert time.monotonic() < end, f"still {scene.run_state()}"
+        time.sleep(0.05)
+
+
+RUNNING_NEWEST = [
+    ("commit_per_disk.start_job.done", "qemu,self"),
+    ("vote.stop_guest.done", "self"),
+    ("vote.complete_jobs.done", "qemu"),
+    ("vote.complete_jobs.done", "self"),
+    ("vote.fence.done", "self"),
+    ("vote.fence.done", "qemu,self"),
+    ("vote.decide.noted", "self"),
+    ("vote.decide.noted", "qemu,self"),
+    ("pivot.finalize.done", "self"),
+    ("pivot.finalize.done", "qemu,self"),
+    ("pivot.finalize.announced", "qemu"),
+    ("pivot.release_guest.done", "qemu,self"),
+    ("update_metadata.record.noted", "qemu,self"),
+    ("update_metadata.unlink.announced", "self"),
+]
+
+
+@pytest.mark.parametrize(("point", "kills"), RUNNING_NEWEST)
+def test_running_newest(tmp_path: Path, point: str, kills: str) -> None:
+    """The active image of a writing guest: the pivot, killed anywhere."""
+
+    async def story() -> None:
+        async with Scene(tmp_path) as scene:
+            await scene.take_three()
+            kill_at(scene, "delete", "s3", point, kills)
+            if kills == "self":
+                wait_for_run_state(scene, "running")
+                await scene.write()
+            assert recover(scene) == "completed"
+            if "qemu" not in kills:
+                assert scene.run_state() == "running"
+                await scene.write()
+            else:
+                scene.machine.kill()
+                await scene.boot()
+                await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+@pytest.mark.parametrize(
+    ("point", "kills"),
+    [
+        ("commit_per_disk.start_job.done", "self"),
+        ("vote.flush_copied.done", "qemu,self"),
+        ("vote.decide.noted", "qemu,self"),
+        ("pivot.finalize.done", "qemu,self"),
+        ("update_metadata.set_aside.done", "qemu,self"),
+    ],
+)
+def test_running_middle(tmp_path: Path, point: str, kills: str) -> None:
+    """A link in the middle of the chain: QEMU changes it before it flushes."""
+
+    async def story() -> None:
+        async with Scene(tmp_path, disks=2) as scene:
+            await scene.take_three()
+            kill_at(scene, "delete", "s2", point, kills)
+            assert recover(scene) == "completed"
+            scene.machine.kill()
+            await scene.boot()
+            await scene.write()
+            await scene.verify(leaks=True)
+
+    play(story())
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "point", "kills"),
+    [
+        ("s3", "start_paused.start_helper.done", "self"),
+        ("s3", "commit_per_disk.start_job.done", "helper,self"),
+        ("s3", "vote.fence.done", "helper,self"),
+        ("s3", "vote.decide.noted", "helper,self"),
+        ("s3", "pivot.finalize.done", "self"),
+        ("s2", "vote.decide.noted", "helper,self"),
+        ("s2", "pivot.finalize.done", "helper,self"),
+        ("s2", "stop.end_helper.done", "self"),
+    ],
+)
+def test_off(tmp_path: Path, snapshot: str, point: str, kills: str) -> None:
+    """A domain that is off, and the helper that works for it."""
+
+    async def story() -> None:
+        async with Scene(tmp_path) as scene:
+            await scene.take_three()
+            scene.machine.kill()
+            kill_at(scene, "delete", snapshot, point, kills)
+            assert recover(scene) == "completed"
+            await scene.boot()
+            await scene.write()
+            await scene.verify(leaks=True)
+
+    play(story())
+
+
+@pytest.mark.parametrize("point", ["vote.fence.done", "vote.decide.noted"])
+def test_an_operators_pause_survives(tmp_path: Path, point: str) -> None:
+    """Recovery lets nobody go on that it did not stop."""
+
+    async def story() -> None:
+        async with Scene(tmp_path) as scene:
+            await scene.take_three()
+            scene.machine.qmp("stop")
+            kill_at(scene, "delete", "s3", point, "self")
+            assert recover(scene) == "completed"
+            assert scene.run_state() == "paused"
+            scene.machine.qmp("cont")
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+def test_recover_attaches_to_a_living_job(tmp_path: Path) -> None:
+    """The same job goes on: started once, and no byte is copied twice."""
+
+    async def story() -> None:
+        async with Scene(tmp_path) as scene:
+            await scene.take_three()
+            kill_at(scene, "delete", "s3", "commit_per_disk.start_job.noted", "self")
+            [before] = scene.machine.qmp("query-jobs")
+            assert recover(scene) == "completed"
+            starts = [
+                row
+                for row in scene.rows("transitions", "id, trigger, kind, detail")
+                if row[1] == "start_job" and row[2] == "announce"
+            ]
+            assert [json.loads(row[3])["job"] for row in starts] == [before["id"]]
+            await scene.verify()
+
+    play(story())
+
+
+def test_roll_back_of_a_killed_deletion(tmp_path: Path) -> None:
+    """Undone on request: the domain as before, the snapshot invalid, and deletable."""
+
+    async def story() -> None:
+        async with Scene(tmp_path) as scene:
+            await scene.take_three()
+            kill_at(scene, "delete", "s3", "vote.fence.done", "self")
+            assert recover(scene, "--roll-back") == "rolled_back"
+            assert (await scene.engine.catalog.snapshot(DOMAIN, "s3")).status == (
+                "invalid"
+            )
+            with pytest.raises(Refused) as refusal:
+                await scene.engine.revert_images(DOMAIN, "s3")
+            assert [r.code for r in refusal.value.reasons] == ["invalid_snapshot"]
+            assert scene.machine.qmp("query-jobs") == []
+            await scene.write()
+            await scene.delete("s3")
+            await scene.verify()
+
+    play(story())
+
+
+def test_no_way_back_after_the_decision(tmp_path: Path) -> None:
+    """Roll back and cancel are refused with exit status 6; recover finishes."""
+
+    async def story() -> None:
+        async with Scene(tmp_path) as scene:
+            await scene.take_three()
+            kill_at(scene, "delete", "s3", "vote.decide.noted", "qemu,self")
+            [(run, _)] = scene.rows("deletions", "id, state")
+            # The guard may finish the pivot meanwhile; it is decided either way.
+            with pytest.raises(AlreadyDecided):
+                await scene.engine.roll_back(run)
+            assert command(scene, "cancel", run)[0] == 6
+            assert recover(scene) == "completed"
+            scene.machine.kill()
+            await scene.boot()
+            await scene.verify()
+
+    play(story())
+
+
+@pytest.mark.parametrize(
+    ("point", "kills"),
+    [
+        ("planned.make_overlays.done", "self"),
+        ("overlays_made.switch.announced", "self"),
+        ("overlays_made.switch.done", "self"),
+        ("overlays_made.switch.done", "qemu,self"),
+        ("switched.recorded.announced", "qemu,self"),
+    ],
+)
+def test_creation(tmp_path: Path, point: str, kills: str) -> None:
+    """A snapshot that was being taken: on all disks, or on none."""
+
+    async def story() -> None:
+        async with Scene(tmp_path, disks=2) as scene:
+            await scene.take("s1")
+            low = scene.machine.acknowledged()
+            kill_at(scene, "create", "s2", point, kills)
+            scene.brackets["s2"] = (low, scene.machine.acknowledged())
+            if kills == "self":
+                await scene.write()
+            status, lines = command(scene, "recover")
+            taken = [s.name for s in await scene.engine.catalog.snapshots(DOMAIN)]
+            assert (taken, status) in ((["s1"], 5), (["s1", "s2"], 0)), lines
+            overlays = [d.source.endswith(".s2") for d in await scene.disks()]
+            assert overlays == [len(taken) == 2] * 2
+            scene.machine.kill()
+            await scene.boot()
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+def test_the_command_line_killed_while_it_copies(tmp_path: Path) -> None:
+    """SIGKILL of `backfold delete` itself, then of `backfold recover`, then an end."""
+
+    async def story() -> None:
+        async with Scene(tmp_path) as scene:
+            await scene.take_three()
+            for order in (
+                ["delete", DOMAIN, "s3", "--yes", "--bandwidth", "1M"],
+                ["recover"],
+            ):
+                process = await asyncio.create_subprocess_exec(
+                    *BACKFOLD,
+                    "--journal",
+                    str(scene.journal),
+                    "--json",
+                    *order,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                )
+                assert process.stdout is not None
+                async for line in process.stdout:
+                    if json.loads(line)["event"] == "progress":
+                        break
+                os.kill(process.pid, signal.SIGKILL)
+                await process.wait()
+            assert scene.run_state() == "running"
+            [run] = await scene.engine.deletions(only_open=True)
+            assert isinstance(run, Deletion) and run.state == "commit_per_disk"
+            assert recover(scene) == "completed"
+            await scene.write()
+            await scene.verify()
+
+    play(story())
