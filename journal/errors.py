@@ -6,7 +6,7 @@ BackfoldError
 ├── Busy                  4  another live process has the domain
 ├── RolledBack            5  failed, and the domain is as it was before
 ├── Interrupted           6  something is left open; run `recover`
-├── AlreadyDecided        1  past the point of no return
+├── AlreadyDecided        6  past the point of no return
 ├── JournalError          1  the journal cannot be used
 │   ├── JournalBusy
 │   ├── JournalDamaged
@@ -136,6 +136,7 @@ class AlreadyDecided(BackfoldError):
     """The decision is durable: there is no way back, only forward."""
 
     code = "already_decided"
+    exit_status = 6
 
 
 class JournalError(BackfoldError):

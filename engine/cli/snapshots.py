@@ -10,7 +10,6 @@ import typer
 from ...journal.errors import Interrupted
 from . import failures, records, values
 from .invocation import Invocation
-from .lookups import open_creations
 from .text import columns, instant, safe
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def _tree(domain: str, found: Sequence[Snapshot]) -> Tree:
 
 async def _after_signal(engine: Engine, domain: str, name: str) -> Snapshot:
     """The snapshot, if it was taken before the signal took effect."""
-    for run in await open_creations(engine):
+    for run in await engine.creations():
         if (run.domain, run.snapshot) == (domain, name):
             raise Interrupted(
                 run,

@@ -292,6 +292,8 @@ def test_the_command_line_killed_while_it_copies(tmp_path: Path) -> None:
     async def story() -> None:
         async with Scene(tmp_path) as scene:
             await scene.take_three()
+            await scene.write(100)
+            scene.machine.qmp("stop")  # A guest that outruns 1 MiB/s never converges.
             for order in (
                 ["delete", DOMAIN, "s3", "--yes", "--bandwidth", "1M"],
                 ["recover"],
@@ -311,10 +313,11 @@ def test_the_command_line_killed_while_it_copies(tmp_path: Path) -> None:
                         break
                 os.kill(process.pid, signal.SIGKILL)
                 await process.wait()
-            assert scene.run_state() == "running"
+            assert scene.run_state() == "paused"
             [run] = await scene.engine.deletions(only_open=True)
             assert isinstance(run, Deletion) and run.state == "commit_per_disk"
             assert recover(scene) == "completed"
+            scene.machine.qmp("cont")
             await scene.write()
             await scene.verify()
 
