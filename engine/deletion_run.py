@@ -189,7 +189,7 @@ class DeletionRun(Runner):
             return self.ctx.options.max_downtime_ms / 1000
         return None
 
-    async def not_recorded(self, move: Move, error: JournalError) -> None:
+    async def not_recorded(self, move: Move, error: Exception) -> None:
         """A decision that is not durable for certain must never count.
 
         The votes are released, unless another engine has them now. When the COMMIT

@@ -17,7 +17,7 @@ import structlog
 from sqlite_utils import Database
 
 from ..journal import runs
-from ..journal.errors import JournalError, Undeclared
+from ..journal.errors import Undeclared
 from ..journal.runs import Author, RunKey
 from ..journal.store import Store
 from ..states.context import Move, Unit
@@ -74,7 +74,7 @@ class Runner(ABC):
         """How long an edge may wait for the journal, in seconds; None for long."""
         return None
 
-    async def not_recorded(self, move: Move, error: JournalError) -> None:
+    async def not_recorded(self, move: Move, error: Exception) -> None:
         """What has to be undone when an edge could not be written."""
         return
 
@@ -115,7 +115,7 @@ class Runner(ABC):
         self._reach(source, move.trigger, Moment.ANNOUNCED)
         try:
             await self.store.write(unit, self.patience(move))
-        except JournalError as error:
+        except Exception as error:
             await self.not_recorded(move, error)
             raise
         self._reach(source, move.trigger, Moment.NOTED)

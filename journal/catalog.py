@@ -151,7 +151,7 @@ def remove_domain(db: Database, name: str) -> None:
     db.execute("update snapshots set parent = null where domain = ?", (name,))
     db.execute("delete from domains where name = ?", (name,))
     for (path,) in referred:
-        if not users_of_image(db, path):
+        if is_ours(db, path) and not users_of_image(db, path):
             forget_image(db, path)
 
 
@@ -277,10 +277,11 @@ def fold_snapshot(db: Database, change: CatalogChange) -> None:
 
 
 def put_image(db: Database, path: str, format: str, made_by: str | None) -> None:
-    """Record an image; what is recorded already stays."""
+    """Record an image. One that is not ours takes what is told last."""
     db.execute(
         "insert into images (path, format, made_by) values (?, ?, ?)"
-        " on conflict (path) do nothing",
+        " on conflict (path) do update set format = excluded.format,"
+        " made_by = excluded.made_by where made_by is null",
         (path, format, made_by),
     )
 

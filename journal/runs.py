@@ -321,17 +321,22 @@ def creation(db: Database, run: str) -> CreationRow:
     """One creation, whole. KeyError when there is none of that id."""
     for row in db.query("select * from creations where id = ?", (run,)):
         fields = {name: row[name] for name in CreationRow.__slots__}
-        return CreationRow(**{**fields, "plan": CreationPlan.from_json(row["plan"])})
+        try:
+            plan = CreationPlan.from_json(row["plan"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unreadable("creation", run, error) from error
+        return CreationRow(**{**fields, "plan": plan})
     raise KeyError(run)
 
 
 def list_deletions(
     db: Database, *, only_open: bool, limit: int = 50
 ) -> list[DeletionRow]:
-    """Deletions, the newest first."""
+    """Deletions, the newest first; open ones are never cut at ``limit``."""
     where = "where finished is null" if only_open else ""
     rows = db.query(
-        f"select * from deletions {where} order by started desc limit {limit}"
+        f"select * from deletions {where} order by started desc limit ?",
+        (-1 if only_open else limit,),
     )
     return [_deletion_row(db, row) for row in rows]
 
@@ -375,11 +380,16 @@ def _deletion_row(db: Database, row: Mapping[str, Any]) -> DeletionRow:
     try:
         return _read_deletion(db, row)
     except (KeyError, TypeError, ValueError) as error:
-        raise JournalDamaged(
-            f"The journal's row of deletion {row.get('id')} cannot be read: {error!r}.",
-            data="The images are untouched.",
-            remedy="Follow the guide's chapter on rescue by hand.",
-        ) from error
+        raise _unreadable("deletion", row.get("id"), error) from error
+
+
+def _unreadable(machine: str, run: object, error: Exception) -> JournalDamaged:
+    return JournalDamaged(
+        f"The journal's row of {machine} {run} cannot be read: {error!r}.",
+        data="The images are untouched.",
+        remedy="Use the version that wrote it, or follow the guide's chapter on rescue"
+        " by hand.",
+    )
 
 
 def _read_deletion(db: Database, row: Mapping[str, Any]) -> DeletionRow:

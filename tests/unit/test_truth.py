@@ -1,0 +1,251 @@
+"""Which image to boot from, whatever the fold of a disk has come to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from backfold.engine.truth import ON_BASE, BootSource, boot_sources
+from backfold.journal.model import (
+    Disk,
+    Domain,
+    FileId,
+    FileStamp,
+    FoldPlan,
+    Image,
+    Plan,
+)
+from backfold.journal.runs import DeletionRow, FoldRow
+from backfold.states.fold import ALLOWED, FOLD
+from backfold.states.ports import Images
+from backfold.states.stamps import WentOn, went_on
+
+RUN = "0123456789ab"
+STAMP = FileStamp(512, 1)
+LATER = FileStamp(1024, 2)
+TOP = Image("/i/top", "qcow2", FileId(1, 10), 512, ours=True)
+BASE = Image("/i/base", "raw", FileId(1, 20), 512)
+ABOVE = Image("/i/above", "qcow2", FileId(1, 30), 512)
+FENCE = f"/i/top.backfold-{RUN}"
+DOMAIN = Domain("d", None, (Disk("vda", "/i/top", "qcow2"), Disk("vdb", "/b", "raw")))
+
+
+class Files:
+    """Files by name, as far as `boot_sources` asks for them."""
+
+    def __init__(self, **files: Image) -> None:
+        self._files = {f"/i/{name}": image for name, image in files.items()}
+        self.stamps: dict[str, FileStamp] = {}
+
+    def fence(self) -> Files:
+        self._files[FENCE] = self._files.pop("/i/top")
+        return self
+
+    def identify(self, path: str) -> FileId | None:
+        image = self._files.get(path)
+        return None if image is None else image.file
+
+    def stamp(self, path: str) -> FileStamp | None:
+        return self.stamps.get(path, STAMP) if path in self._files else None
+
+    def fence_name(self, path: str, run: str) -> str:
+        return f"{path}.backfold-{run}"
+
+
+def files() -> Files:
+    return Files(top=TOP, base=BASE)
+
+
+def deletion(state: str, fold: str, *, active: bool = True) -> DeletionRow:
+    """An open deletion that folds vda alone."""
+    plan = FoldPlan(
+        "vda",
+        f"backfold-{RUN}-0",
+        "commit",
+        TOP,
+        BASE,
+        None if active else ABOVE,
+        (TOP, BASE) if active else (ABOVE, TOP, BASE),
+        None,
+        0,
+        0,
+        STAMP,
+    )
+    stamps = (STAMP, STAMP) if fold in ON_BASE else (None, None)
+    return DeletionRow(
+        id=RUN,
+        domain="d",
+        snapshot="s",
+        state=state,
+        generation=1,
+        options={},
+        plan=Plan("d", "s", None, "off", "boot", (plan,)),
+        helper=None,
+        hold=None,
+        cancel_requested=False,
+        downtime_ms=None,
+        reason=None,
+        started="",
+        finished=None,
+        folds=(FoldRow("vda", fold, *stamps),),
+    )
+
+
+def source(
+    row: DeletionRow | None, files: Files, domain: Domain = DOMAIN
+) -> BootSource:
+    """What vda boots from; the other disk is never touched."""
+    vda, vdb = boot_sources(domain, row, cast(Images, files))
+    assert vdb == BootSource(DOMAIN.disks[1])
+    return vda
+
+
+def boot(row: DeletionRow | None, files: Files, domain: Domain = DOMAIN) -> Disk:
+    """What vda boots from, beyond doubt."""
+    found = source(row, files, domain)
+    assert found.doubt is None
+    return found.disk
+
+
+def test_without_a_deletion_the_catalog_is_the_truth() -> None:
+    """And before a plan is made, nothing can have changed."""
+    unplanned = replace(deletion("validate", "planned"), plan=None, folds=())
+
+    assert boot(None, files()) == DOMAIN.disks[0]
+    assert boot(unplanned, files()) == DOMAIN.disks[0]
+
+
+@pytest.mark.parametrize("fold", sorted({s.name for s in FOLD.states} - ON_BASE))
+def test_without_a_decision_the_overlay_is_the_truth(fold: str) -> None:
+    """Under the name that it has: `recover` takes a fence back."""
+    row = deletion("vote", fold)
+
+    assert boot(row, files()) == Disk("vda", "/i/top", "qcow2")
+    assert boot(row, files().fence()) == Disk("vda", FENCE, "qcow2")
+
+
+@pytest.mark.parametrize("fold", sorted(ON_BASE))
+@pytest.mark.parametrize("fenced", [False, True])
+def test_with_the_decision_the_base_is_the_truth(fold: str, fenced: bool) -> None:
+    """With the format of the base, whether the overlay is still there or not."""
+    row = deletion("pivot", fold)
+    here = files().fence() if fenced else files()
+
+    assert boot(row, here) == Disk("vda", "/i/base", "raw")
+    assert boot(row, Files(base=BASE)) == Disk("vda", "/i/base", "raw")
+
+
+def test_after_the_catalog_has_it_the_base_stays_the_truth() -> None:
+    """`update_metadata` changes the source first and retires images later."""
+    recorded = replace(DOMAIN, disks=(Disk("vda", "/i/base", "raw"), DOMAIN.disks[1]))
+
+    for fold in ("switched", "retired"):
+        row = deletion("update_metadata", fold)
+        assert boot(row, files().fence(), recorded) == recorded.disks[0]
+
+
+@pytest.mark.parametrize("fold", [state.name for state in FOLD.states])
+def test_an_intermediate_fold_does_not_change_what_is_booted(fold: str) -> None:
+    """The active image lies above it; its link is changed, not its name."""
+    domain = replace(DOMAIN, disks=(Disk("vda", "/i/above", "qcow2"), DOMAIN.disks[1]))
+    here = Files(top=TOP, base=BASE, above=ABOVE)
+
+    assert boot(deletion("pivot", fold, active=False), here, domain) == domain.disks[0]
+
+
+def test_another_file_of_the_fences_name_is_not_booted() -> None:
+    """Compared by device and inode: a name proves nothing."""
+    here = files()
+    here._files[FENCE] = ABOVE
+
+    assert boot(deletion("vote", "converged"), here).source == "/i/top"
+
+
+def test_the_base_is_the_truth_exactly_from_the_decision_on() -> None:
+    """The set agrees with the table of folds: voted states exist in decided runs."""
+    assert ON_BASE == {"voted", "switched", "retired"}
+    undecided = ("prepare", "start_paused", "commit_per_disk", "vote", "roll_back")
+
+    for state in undecided:
+        assert not ALLOWED[state] & ON_BASE
+    for state in ("update_metadata", "stop", "completed"):
+        assert ALLOWED[state] <= ON_BASE
+
+
+def changed(fenced: bool, *names: str) -> Files:
+    """Both images, of which the named ones went on since the decision."""
+    here = files().fence() if fenced else files()
+    top = FENCE if fenced else "/i/top"
+    here.stamps = {{"top": top, "base": "/i/base"}[name]: LATER for name in names}
+    return here
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_an_overlay_that_went_on_after_the_decision_is_the_truth(fenced: bool) -> None:
+    """Invariant 2: the overlay changed and the base not, so somebody cancelled."""
+    here = changed(fenced, "top")
+    name = FENCE if fenced else "/i/top"
+
+    assert boot(deletion("pivot", "voted"), here) == Disk("vda", name, "qcow2")
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_base_that_went_on_after_the_decision_is_the_truth(fenced: bool) -> None:
+    """As it should: the guest writes there."""
+    here = changed(fenced, "base")
+
+    assert boot(deletion("pivot", "voted"), here) == Disk("vda", "/i/base", "raw")
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_when_both_went_on_there_is_doubt(fenced: bool) -> None:
+    """Two writers: nobody can tell, and nobody is told that one is right."""
+    found = source(deletion("pivot", "voted"), changed(fenced, "top", "base"))
+
+    assert found.disk == Disk("vda", "/i/base", "raw")
+    assert found.doubt is not None
+    assert "/i/top" in found.doubt
+
+
+@pytest.mark.parametrize("fold", sorted(ON_BASE - {"voted"}))
+def test_after_the_switch_the_stamps_do_not_count(fold: str) -> None:
+    """The base was read back: what was written to the overlay is nobody's."""
+    for names in (("top",), ("top", "base")):
+        here = changed(False, *names)
+        assert boot(deletion("pivot", fold), here) == Disk("vda", "/i/base", "raw")
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+@pytest.mark.parametrize(
+    ("names", "outcome"),
+    [
+        ((), WentOn.NOTHING),
+        (("base",), WentOn.BASE),
+        (("top",), WentOn.OVERLAY),
+        (("top", "base"), WentOn.BOTH),
+    ],
+)
+def test_the_stamps_tell_which_image_went_on(
+    fenced: bool, names: tuple[str, ...], outcome: WentOn
+) -> None:
+    """By size and mtime, under whichever name the overlay has."""
+    assert went(changed(fenced, *names)) is outcome
+
+
+def test_an_image_that_is_gone_is_told_apart() -> None:
+    """Without the base there is no answer; without the overlay only the base's."""
+    gone = Files(base=BASE)
+    assert went(gone) is WentOn.NOTHING
+    gone.stamps["/i/base"] = LATER
+    assert went(gone) is WentOn.BASE
+    for here in (Files(top=TOP), Files(top=TOP).fence(), Files()):
+        assert went(here) is WentOn.BASE_MISSING
+
+
+def went(files: Files) -> WentOn:
+    """What `went_on` says of vda, decided with the same stamp for both images."""
+    row = deletion("pivot", "voted")
+    assert row.plan is not None
+    return went_on(row.plan.folds[0], row.folds[0], cast(Images, files), RUN)
