@@ -150,6 +150,8 @@ def chain_is_as_recorded(facts: Facts) -> Iterator[Reason]:
 
 def nobody_uses_images(facts: Facts) -> Iterator[Reason]:
     """Off means: no lock, no open file, no command line."""
+    if facts.monitor_busy:
+        return  # That very QEMU has them.
     for disk in facts.disks:
         for path, user in disk.users:
             yield Reason(
@@ -187,21 +189,14 @@ def nothing_foreign_in_qemu(facts: Facts) -> Iterator[Reason]:
 def base_belongs_to_chain(facts: Facts) -> Iterator[Reason]:
     """Top and base have exactly one dependent: the next image of the chain."""
     for disk in facts.disks:
-        if not disk.has_fold:
-            continue
-        chain = disk.chain.images
-        for file, dependents in disk.dependents:
-            depth = disk.chain.index(file) or 0
-            above = chain[depth - 1].path if depth else None
-            for path in dependents:
-                if path != above:
-                    yield Reason(
-                        "foreign_user_of_base",
-                        f"{path} is also based on {chain[depth].path}; folding into it"
-                        " would corrupt that image.",
-                        "Rebase or remove that image first.",
-                        disk.target,
-                    )
+        for image, strangers in disk.strangers:
+            for path in strangers:
+                yield Reason(
+                    "foreign_user_of_base",
+                    f"{path} is also based on {image}; folding would corrupt it.",
+                    "Rebase or remove that image first.",
+                    disk.target,
+                )
 
 
 def bases_have_space(facts: Facts) -> Iterator[Reason]:

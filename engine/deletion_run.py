@@ -17,6 +17,7 @@ from ..journal.errors import (
     JournalError,
     MonitorBusy,
     OutcomeUnknown,
+    Reason,
     Refused,
     Superseded,
     WorldError,
@@ -52,6 +53,8 @@ UNKNOWN_LIMIT: Final = 20
 FAILURE_LIMIT: Final = 4
 #: How often a run is planned again before it is given up.
 REPLAN_LIMIT: Final = 10
+
+_LOOK: Final = "Look at the monitor and the images of the domain, then try again."
 
 HANDLERS: Final[Mapping[str, Callable[[Context], Awaitable[Move]]]] = {
     "validate": validate,
@@ -154,9 +157,12 @@ class DeletionRun(Runner):
                 move = self._abandonment(error)
             except (OutcomeUnknown, CommandFailed, MonitorBusy) as error:
                 errors += 1
-                if not await self._goes_back(error, errors):
-                    continue
-                move = self._abandonment(error)
+                try:
+                    if not await self._goes_back(error, errors):
+                        continue
+                    move = self._abandonment(error)
+                except Refused as refusal:
+                    move = self._refusal(refusal)
             else:
                 errors = 0
             try:
@@ -233,6 +239,8 @@ class DeletionRun(Runner):
         await self.ctx.disconnect()
         if refused and self.state in ABANDONABLE:
             return True
+        if self.state == "validate" and count >= FAILURE_LIMIT:
+            raise Refused([Reason("unreadable", error.what, _LOOK)])
         if count >= (FAILURE_LIMIT if refused else UNKNOWN_LIMIT):
             again = f"run `backfold recover {self.key.id}`."
             raise Stuck(

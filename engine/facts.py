@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..journal import catalog, runs
@@ -69,7 +69,8 @@ class DiskFacts:
     free_device: int = 0
     users: Sequence[tuple[str, ImageUser]] = ()
     fence_obstacle: str | None = None
-    dependents: tuple[tuple[FileId, tuple[str, ...]], ...] = ()
+    #: Images that are based on base or top, other than the next of the chain.
+    strangers: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def has_fold(self) -> bool:
@@ -147,7 +148,11 @@ class Reader:
             run_state = None if session is None else await session.run_state()
             jobs = {} if session is None else await session.jobs()
             exports = frozenset() if session is None else await session.exports()
-            live = () if session is None else await session.chains({})
+            aliases = {
+                self.images.fence_name(disk.source, run): disk.source
+                for disk in domain.disks
+            }
+            live = () if session is None else await session.chains(aliases)
         finally:
             if session is not None:
                 await session.close()
@@ -185,6 +190,8 @@ class Reader:
                     tuple(images), ("corrupt_image", f"The chain loops at {path}.")
                 )
             seen.add(file)
+            plain = os.path.normpath(path)
+            path = plain if self.images.identify(plain) == file else path
             try:
                 header = await self.images.header(path, format)
             except CommandFailed as error:
@@ -239,30 +246,35 @@ class Reader:
         )
         if chain.broken is not None or not facts.has_fold:
             return facts
-        return await self._measured(run, facts, alive=bool(live))
+        if any(i.data_file or i.encrypted for i in (facts.top, facts.base)):
+            return facts  # Refused for that, and never opened.
+        try:
+            return await self._measured(run, facts, alive=bool(live))
+        except CommandFailed as error:
+            broken = ChainFacts(chain.images, ("corrupt_image", error.what))
+            return replace(facts, chain=broken, depth=None)
 
     async def _measured(self, run: str, facts: DiskFacts, alive: bool) -> DiskFacts:
         """The same facts, with what is measured only for a disk that has a fold."""
         base, top = facts.base, facts.top
         free, device = self.images.free_bytes(base.path)
         folders = sorted({os.path.dirname(image.path) for image in facts.chain.images})
-        dependents = []
-        for image in (base, top):
+        strangers_by_image = []
+        for image, above in ((base, top), (top, facts.above)):
             based = await self.images.dependents(image.file, folders)
-            dependents.append((image.file, tuple(based)))
+            strangers = [
+                path
+                for path in based
+                if above is None or self.images.identify(path) != above.file
+            ]
+            strangers_by_image.append((image.path, tuple(strangers)))
         users: list[tuple[str, ImageUser]] = []
         if not alive:
             for image in facts.chain.images[: (facts.depth or 0) + 1]:
                 found = await self.images.users(image.path)
                 users.extend((image.path, user) for user in found)
-        return DiskFacts(
-            target=facts.target,
-            frozen=facts.frozen,
-            in_domain=True,
-            chain=facts.chain,
-            depth=facts.depth,
-            expected_tops=facts.expected_tops,
-            live=facts.live,
+        return replace(
+            facts,
             top_extents=await self.images.extents(top.path, top.format),
             base_extents=await self.images.extents(base.path, base.format),
             base_stamp=self.images.stamp(base.path),
@@ -274,7 +286,7 @@ class Reader:
                 if facts.above is None
                 else None
             ),
-            dependents=tuple(dependents),
+            strangers=tuple(strangers_by_image),
         )
 
 

@@ -152,6 +152,8 @@ def _named(process: _Process, wanted: Mapping[str, FileId]) -> frozenset[FileId]
     folder: str | None
     try:
         folder = os.readlink(f"{_PROC}/{process.pid}/cwd")
+    except (FileNotFoundError, ProcessLookupError):
+        return frozenset()  # It has ended since it was listed.
     except OSError:
         folder = None
     found: set[FileId] = set()

@@ -249,6 +249,7 @@ def fold_snapshot(db: Database, change: CatalogChange) -> None:
     if row is None:
         return
     for disk in change.disks:
+        put_image(db, disk.base, disk.format, None)
         if disk.active:
             _changed_one(
                 db,

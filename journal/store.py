@@ -299,7 +299,7 @@ def _translated(error: BaseException, path: Path) -> BaseException:
             " not fenced is the truth; beside a fenced one the base is complete.",
             remedy="Keep a copy, and follow the guide's chapter on rescue by hand.",
         )
-    elif isinstance(error, sqlite3.OperationalError | OSError):
+    elif isinstance(error, sqlite3.Error | OSError):
         translated = JournalError(
             f"The journal {path} cannot be used: {error}.",
             remedy="Check the path, its permissions and the space on its file system.",

@@ -27,6 +27,9 @@ Stamps = dict[str, tuple[FileStamp, FileStamp]]
 #: A rate that any storage copies at (bytes per second), until one is measured.
 RATE_FLOOR: Final = 32 << 20
 
+#: Run states of a guest that was stopped; a reset makes `prelaunch` of `paused`.
+STANDING: Final = frozenset({"paused", "prelaunch"})
+
 
 class TooMuch(Exception):
     """What is left to copy does not fit the downtime: let the guest go on."""
@@ -108,7 +111,7 @@ async def announce_hold(ctx: Context, session: Session, folds: Folds) -> None:
     def announced(db: Database) -> None:
         runs.update_deletion(db, ctx.key, hold=intent)
 
-    ctx.asked, ctx.voted = set(), frozenset()
+    ctx.asked, ctx.voted, ctx.stopped = set(), frozenset(), False
     await ctx.effects.perform("hold", nothing_else, intent=intent, announcing=announced)
 
 
@@ -123,6 +126,9 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
     stops = bool(_hold(ctx)["stops_guest"])
     deadline: float | None = None
     if stops:
+        if await session.run_state() != "running":
+            raise TooMuch("somebody paused the guest just now")
+        ctx.stopped = True
         ctx.held_since = ctx.clock.monotonic()
         deadline = ctx.held_since + ctx.options.max_downtime_ms / 1000
         await ctx.effects.perform("stop_guest", session.stop)
@@ -179,8 +185,13 @@ async def take_fences_back(ctx: Context, folds: Folds) -> None:
 
 
 async def let_guest_go(ctx: Context, session: Session) -> None:
-    """`cont`, if we stopped the guest and it still stands."""
-    if _hold(ctx)["stops_guest"] and await session.run_state() == "paused":
+    """`cont`, if we stopped the guest and it still stands.
+
+    An engine that takes over cannot know how far the former one came; the hold's row
+    says that the guest ran.
+    """
+    stopped = _hold(ctx)["stops_guest"] and ctx.stopped is not False
+    if stopped and await session.run_state() in STANDING:
         await session.cont()
 
 
@@ -250,9 +261,9 @@ async def _look_again(ctx: Context, session: Session, folds: Folds) -> None:
             raise Abandon(f"the vote of {fold.target} was taken back by somebody")
     state = await session.run_state()
     hold = _hold(ctx)
-    expected = "paused" if hold["stops_guest"] else hold["run_state"]
+    expected = STANDING if hold["stops_guest"] else {hold["run_state"]}
     voted = any(fold.is_active for fold in folds)
-    if voted and not session.is_helper and state != expected:
+    if voted and not session.is_helper and state not in expected:
         raise TooMuch(f"somebody changed the run state to {state} during the hold")
 
 

@@ -140,6 +140,8 @@ class Context:
     held_since: float | None = None
     #: Jobs that this engine asked to complete; None when an earlier one may have.
     asked: set[str] | None = None
+    #: Whether this engine stopped the guest; None when an earlier one may have.
+    stopped: bool | None = None
     #: Disks that have voted in the present hold.
     voted: frozenset[str] = frozenset()
     back_offs: int = 0
@@ -236,8 +238,12 @@ class Context:
 
     async def chains(self, session: Session) -> tuple[LiveChain, ...]:
         """The graph, with fenced images found under their new names."""
-        aliases = {fold.top.path: self.fence(fold) for fold in self.plan.folds}
-        return await session.chains(aliases)
+        return await session.chains(self.aliases())
+
+    def aliases(self) -> dict[str, str]:
+        """Old names of images that are, or were, fenced, to their present ones."""
+        fences = {fold.top.path: self.fence(fold) for fold in self.plan.folds}
+        return {**fences, **{fence: path for path, fence in fences.items()}}
 
     async def _attach(self, monitor: str) -> Session | None:
         began = self.clock.monotonic()

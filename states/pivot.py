@@ -221,9 +221,8 @@ async def _settle(ctx: Context, session: Session | None) -> None:
 async def _close(ctx: Context, session: Session) -> None:
     """Dismiss the jobs and drop the nodes of superseded images, file nodes too."""
     await forget_jobs(session, ctx.plan.folds)
-    aliases = {fold.top.path: ctx.fence(fold) for fold in ctx.plan.folds}
     tops = {fold.top.file for fold in ctx.plan.folds}
-    opened = await session.open_images(aliases)
+    opened = await session.open_images(ctx.aliases())
     if superseded := [image for image in opened if image.file in tops]:
         await session.drop(superseded)
 

@@ -20,6 +20,8 @@ async def roll_back(ctx: Context) -> Move:
     Keeps invariant 7. Safe to be killed in: each undo can be repeated, and the old
     chain is whole at every moment because no link was ever changed.
     """
+    if ctx.row.plan is None:
+        return Move("proceed", {"written": []})
     await release_votes(ctx)
     session = await ctx.connect()
     if session is not None:

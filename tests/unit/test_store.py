@@ -402,7 +402,7 @@ def test_a_failing_unit_fails_alone_and_leaves_nothing(path: Path) -> None:
         type(None),
         ValueError,
         type(None),
-        sqlite3.IntegrityError,
+        JournalError,
         type(None),
     ]
     assert reopened(path) == ["/a", "/b", "/c"]
