@@ -84,7 +84,7 @@ async def _finalize(ctx: Context, session: Session) -> Folds:
                 await session.wait(0.02)
 
     await ctx.effects.perform("finalize", finalize)
-    kept = await _kept(ctx, session)
+    kept, strangers = await _positions(ctx, session)
     if actives := tuple(fold for fold in kept if fold.is_active):
         await ctx.effects.perform("unfence", lambda: take_fences_back(ctx, actives))
     if ctx.row.hold is not None:
@@ -98,17 +98,24 @@ async def _finalize(ctx: Context, session: Session) -> Folds:
         await ctx.guard.dismiss()
         ctx.held_since = None
         await ctx.refresh()
+    if strangers:
+        raise Stuck(
+            f"QEMU has {', '.join(strangers)} on an image that is not known here.",
+            "Nothing was removed: overlay and base are both still there.",
+            f"`backfold log {ctx.id}` names both; then run recover.",
+        )
     return kept
 
 
-async def _kept(ctx: Context, session: Session) -> Folds:
-    """Folds whose disk is still on its overlay.
+async def _positions(ctx: Context, session: Session) -> tuple[Folds, list[str]]:
+    """Folds whose disk is still on its overlay, and disks on an unknown image.
 
     In a helper no device shows where an active fold stands, and nobody writes: top
     and base have been equal since the vote, so that a voted fold has switched.
     """
     chains = await ctx.chains(session)
-    kept = []
+    kept: list[FoldPlan] = []
+    strangers: list[str] = []
     for fold in ctx.plan.folds:
         if session.is_helper and fold.is_active:
             if ctx.fold_state(fold.target) in ("copying", "converged"):
@@ -118,12 +125,8 @@ async def _kept(ctx: Context, session: Session) -> Folds:
         if position is Position.ON_TOP:
             kept.append(fold)
         elif position is Position.ELSEWHERE and not session.is_helper:
-            raise Stuck(
-                f"QEMU has {fold.target} on an image that is not of this deletion.",
-                "Nothing was removed: overlay and base are both still there.",
-                f"`backfold log {ctx.id}` names both; then run recover.",
-            )
-    return tuple(kept)
+            strangers.append(fold.target)
+    return tuple(kept), strangers
 
 
 async def _fold_again(ctx: Context, session: Session, folds: Folds) -> None:
