@@ -44,7 +44,6 @@ class Image:
     format: str
     file: FileId
     virtual_size: int
-    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)

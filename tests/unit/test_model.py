@@ -32,9 +32,7 @@ texts = st.text(st.characters(), max_size=12) | st.binary(max_size=8).map(
 )
 files = st.builds(FileId, numbers, numbers)
 stamps = st.builds(FileStamp, numbers, st.integers(-(2**62), 2**62))
-images = st.builds(
-    Image, texts, st.sampled_from(["qcow2", "raw"]), files, numbers, st.booleans()
-)
+images = st.builds(Image, texts, st.sampled_from(["qcow2", "raw"]), files, numbers)
 folds = st.builds(
     FoldPlan,
     target=texts,

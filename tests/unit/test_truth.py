@@ -25,7 +25,7 @@ from backfold.states.stamps import WentOn, went_on
 RUN = "0123456789ab"
 STAMP = FileStamp(512, 1)
 LATER = FileStamp(1024, 2)
-TOP = Image("/i/top", "qcow2", FileId(1, 10), 512, ours=True)
+TOP = Image("/i/top", "qcow2", FileId(1, 10), 512)
 BASE = Image("/i/base", "raw", FileId(1, 20), 512)
 ABOVE = Image("/i/above", "qcow2", FileId(1, 30), 512)
 FENCE = f"/i/top.backfold-{RUN}"
