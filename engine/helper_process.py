@@ -32,6 +32,12 @@ def start_time(pid: int) -> float | None:
     return int(fields[19]) / _TICKS
 
 
+def identity(pid: int | None) -> str | None:
+    """Names a process for ever: boot, pid and start time; None when it has ended."""
+    started = None if pid is None else start_time(pid)
+    return None if started is None else f"{boot_id()}:{pid}@{started}"
+
+
 def is_dying(pid: int, started: float) -> bool:
     """Whether a killed process is on its way out but may still hold its files.
 

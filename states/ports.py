@@ -102,6 +102,14 @@ class Session(Protocol):
     def is_helper(self) -> bool:
         """Whether this QEMU was started by Backfold."""
 
+    @property
+    def process(self) -> str | None:
+        """Names the process of this QEMU: ``boot_id:pid@start_time``.
+
+        The same for every connection to one process, and never again for another,
+        whatever is restarted. None when nobody can tell.
+        """
+
     async def run_state(self) -> str:
         """QEMU's run state: ``running``, ``paused``, ``prelaunch`` and so on."""
 

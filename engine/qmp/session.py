@@ -10,6 +10,7 @@ from typing import Any
 from ...journal.errors import CommandFailed, Disconnected, OutcomeUnknown
 from ...journal.model import FileId, FoldPlan, Image, OverlayPlan
 from ...states.ports import Job, LiveChain, LiveImage
+from .. import helper_process
 from .files import OpenFiles
 from .graph import read_chains, read_images
 from .monitor import Monitor
@@ -30,11 +31,17 @@ class QmpSession:
         """Take over a connected monitor."""
         self._monitor = monitor
         self._is_helper = is_helper
+        self._process = helper_process.identity(monitor.peer_pid)
 
     @property
     def is_helper(self) -> bool:
         """Whether this QEMU was started by Backfold."""
         return self._is_helper
+
+    @property
+    def process(self) -> str | None:
+        """Names the process that listened on the monitor when it was connected."""
+        return self._process
 
     async def run_state(self) -> str:
         """QEMU's run state: ``running``, ``paused``, ``prelaunch`` and so on."""

@@ -191,6 +191,26 @@ class HypervisorContract:
 
         asyncio.run(scenario())
 
+    def test_process_is_the_same_for_every_connection_and_never_again(
+        self, hypervisor: Hypervisor, world: QemuWorld
+    ) -> None:
+        async def scenario() -> None:
+            names = []
+            monitor = world.domain(world.chain("B"))
+            for _ in range(2):
+                async with attached(hypervisor, monitor) as session:
+                    names.append(session.process)
+            assert names[0] is not None and names[0] == names[1]
+            for _ in range(2):
+                async with new_helper(hypervisor) as (record, session):
+                    names.append(session.process)
+                    assert session.process == (
+                        f"{record.boot_id}:{record.pid}@{record.start_time}"
+                    )
+            assert len(set(names)) == 3
+
+        asyncio.run(scenario())
+
     def test_every_call_notices_that_qemu_died(
         self, hypervisor: Hypervisor, world: QemuWorld
     ) -> None:
