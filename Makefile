@@ -23,7 +23,7 @@ demo: $(stamp) debian-qemu ## the whole story on a real QEMU
 	$(bin)/backfold demo $(ARGS)
 
 test: $(stamp) debian-test ## run the tests
-	$(bin)/python -m pytest $(ARGS)
+	$(bin)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
 
 lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/ruff check
