@@ -26,6 +26,7 @@ from ..journal.runs import TransitionRow
 from ..journal.store import Store
 from ..states.context import Options
 from ..states.deletion import DELETION
+from ..states.outlook import Outlook
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
 from . import recovery
 from .clock import SystemClock
@@ -354,6 +355,16 @@ class Engine:
         """Open creations of snapshots."""
         rows = await self._driver.store.read(runs.open_creations)
         return [Creation.of(row) for row in rows]
+
+    async def outlook(
+        self, run: str | None = None, *, roll_back: bool = False
+    ) -> list[Outlook]:
+        """What `recover` would do about each open run, and why it is safe.
+
+        Reads the journal only, and takes no lock. A run that is finished has no
+        outlook. Raises `UsageError` for an id that names nothing.
+        """
+        return await recovery.outlook(self._driver, run, roll_back=roll_back)
 
     async def find(self, run: str) -> Deletion | Creation:
         """The run that an id or an unambiguous prefix names. Raises `UsageError`."""

@@ -6,10 +6,14 @@ and each state looks at the world before it acts.
 
 from __future__ import annotations
 
+from sqlite_utils import Database
+
 from ..journal import runs
 from ..journal.errors import AlreadyDecided, BackfoldError, Busy, UsageError
 from ..journal.runs import DeletionRow
+from ..states import outlook as outlooks
 from ..states.deletion import UNDECIDED
+from ..states.outlook import Outlook
 from .driver import Driver
 from .events import OnEvent
 from .results import Creation, Deletion
@@ -75,15 +79,7 @@ async def recover_all(
     driver: Driver, run: str | None, *, roll_back: bool, on_event: OnEvent | None
 ) -> list[Deletion | Creation | BackfoldError]:
     """Finish one run, or every open one; an error of one does not stop the others."""
-    if run is None:
-        creations = await driver.store.read(runs.open_creations)
-        deletions = await driver.store.read(
-            lambda db: runs.list_deletions(db, only_open=True)
-        )
-        todo = [("creation", row.id) for row in creations]
-        todo += [("deletion", row.id) for row in deletions]
-    else:
-        todo = [await driver.store.read(lambda db: runs.find(db, run))]
+    todo = await driver.store.read(lambda db: _named(db, run))
     outcomes: list[Deletion | Creation | BackfoldError] = []
     for machine, found in todo:
         try:
@@ -98,6 +94,36 @@ async def recover_all(
         except BackfoldError as error:
             outcomes.append(error)
     return outcomes
+
+
+def _named(db: Database, run: str | None) -> list[tuple[str, str]]:
+    """Machine and id of the run that was named, or of every open one."""
+    if run is not None:
+        return [runs.find(db, run)]
+    found = [("creation", row.id) for row in runs.open_creations(db)]
+    opened = runs.list_deletions(db, only_open=True)
+    return found + [("deletion", row.id) for row in opened]
+
+
+async def outlook(driver: Driver, run: str | None, *, roll_back: bool) -> list[Outlook]:
+    """What recovery would do about one run, or every open one; only reads."""
+
+    def look(db: Database) -> list[Outlook]:
+        found = []
+        for machine, each in _named(db, run):
+            history = list(runs.history(db, each))
+            if machine == "creation":
+                creation = runs.creation(db, each)
+                if creation.finished is None:
+                    found.append(outlooks.of_creation(creation, history))
+                continue
+            row = runs.deletion(db, each)
+            if row.finished is None:
+                told = outlooks.of_deletion(row, history, roll_back=roll_back)
+                found.append(told)
+        return found
+
+    return await driver.store.read(look)
 
 
 async def cancel(driver: Driver, run: str, on_event: OnEvent | None) -> Deletion:

@@ -11,6 +11,7 @@ BackfoldError
 │   ├── JournalBusy
 │   ├── JournalDamaged
 │   ├── JournalNewer
+│   ├── JournalOlder         the disks have seen more than the journal
 │   ├── CommitUnknown        a COMMIT failed: it may or may not be durable
 │   ├── Superseded           another engine has taken the run over
 │   └── Undeclared           a transition that no declaration holds
@@ -161,6 +162,12 @@ class JournalNewer(JournalError):
     """The journal was written by a newer Backfold."""
 
     code = "journal_newer"
+
+
+class JournalOlder(JournalError):
+    """The disks have seen more than the journal: it is a copy from before."""
+
+    code = "journal_older"
 
 
 class CommitUnknown(JournalError):

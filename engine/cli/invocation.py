@@ -54,12 +54,15 @@ class Invocation:
         work: Callable[[Engine], Coroutine[Any, Any, T]],
         *,
         creates_journal: bool = False,
+        copies_journal: bool = False,
     ) -> T:
         """Open the engine, do the work, close it.
 
         The first SIGINT, SIGTERM or SIGHUP cancels the work, which then ends at a
         safe point; work that does not say itself what that means ends in `Stopped`.
-        Only a command that ``creates_journal`` makes a missing one.
+        Only a command that ``creates_journal`` makes a missing one. One that
+        ``copies_journal`` works on a private copy: the journal is not written, not
+        even to bring it to this version.
         """
         import asyncio
 
@@ -69,7 +72,7 @@ class Invocation:
 
         async def whole() -> T:
             self._listen_to_signals()
-            async with self._engine(creates_journal) as engine:
+            async with self._engine(creates_journal, copies_journal) as engine:
                 result = await work(engine)
                 # From here on a signal must not turn success into failure.
                 self.done = True
@@ -84,6 +87,13 @@ class Invocation:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def existing_journal(self) -> Path | None:
+        """The journal's path, if there is something at it."""
+        from ..api import default_journal
+
+        path = self.journal or default_journal()
+        return None if _is_missing(path) else path
 
     def stop(self, task: Task[Any]) -> None:
         """A signal came: cancel the work once, then only say what is going on."""
@@ -139,7 +149,9 @@ class Invocation:
             self.output.note(f"backfold: {text}")
 
     @asynccontextmanager
-    async def _engine(self, creates_journal: bool) -> AsyncIterator[Engine]:
+    async def _engine(
+        self, creates_journal: bool, copies_journal: bool
+    ) -> AsyncIterator[Engine]:
         """An open engine; a missing journal stays missing unless it is to be made.
 
         An empty journal in a temporary directory stands in for it: a mistyped
@@ -148,6 +160,13 @@ class Invocation:
         from ..api import Engine, default_journal
 
         path = self.journal or default_journal()
+        if copies_journal and path.is_file() and not path.is_symlink():
+            from ...journal.audit import private_copy
+
+            with private_copy(path) as copy:
+                async with Engine(copy) as engine:
+                    yield engine
+            return
         if creates_journal or not _is_missing(path):
             async with Engine(path) as engine:
                 yield engine

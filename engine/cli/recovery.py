@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...journal.errors import BackfoldError, Interrupted
-from . import failures, lookups
+from . import failures, lookups, outlooks
 from .deletions import after_bug, left_open
 from .invocation import Invocation
 from .progress import listening
-from .text import instant
 from .verdicts import Verdict, tell
 
 if TYPE_CHECKING:
+    from ...states.outlook import Outlook
     from ..api import Engine
+    from ..diagnosis import Diagnosis
     from ..results import Creation, Deletion
 
 RunId = Annotated[
@@ -38,31 +41,49 @@ def recover(
         bool,
         typer.Option("--roll-back", help="Give it up, if it is not decided yet."),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only list what is interrupted and what would be done about it."
+            " Takes no lock and writes nothing.",
+        ),
+    ] = False,
 ) -> int:
     """Finish what was interrupted. Safe to repeat, and to interrupt again.
 
-    The exit status is that of the worst run.
+    First it lists what is open, what it will do about it and why that is safe; at the
+    end there is a verdict for each. A journal that is damaged, from a newer version or
+    older than the disks is not used: what it still tells is shown.
+
+    The exit status is that of the worst run: 0 when nothing is left open.
     """
     invocation: Invocation = ctx.obj
     invocation.streams = True
+    journal = invocation.existing_journal()
+    if journal is not None and (found := diagnosis(journal)) is not None:
+        return outlooks.tell_diagnosis(found, invocation)
 
     async def work(engine: Engine) -> int:
-        todo = await _interrupted(engine, deletion)
-        if not todo and not invocation.as_json:
-            invocation.output.line("Nothing is interrupted.")
-        worst = 0
-        for run in todo:
-            if not invocation.as_json:
-                invocation.output.line(_describe(run))
+        found = await engine.outlook(deletion, roll_back=roll_back)
+        if deletion is None or found:
+            outlooks.tell(found, invocation)
+        if dry_run:
+            return Interrupted.exit_status if found else 0
+        verdicts = []
+        for run in await _interrupted(engine, deletion, found):
             if invocation.stopping:
                 verdict = Verdict.of_error(_not_begun(run), run)
             else:
                 verdict = await _recover(invocation, engine, run, roll_back)
-            worst = max(worst, tell(verdict, invocation))
-        return worst
+            verdicts.append(verdict)
+            tell(verdict, invocation)
+        if found:
+            outlooks.tell_verdicts(verdicts, invocation)
+        return max((verdict.status for verdict in verdicts), default=0)
 
     try:
-        return invocation.run(work)
+        return invocation.run(work, copies_journal=dry_run)
     except failures.Stopped:
         raise Interrupted(
             None,
@@ -70,6 +91,13 @@ def recover(
             data="Nothing was changed.",
             remedy="Run `backfold recover` again.",
         ) from None
+
+
+def diagnosis(journal: Path) -> Diagnosis | None:
+    """Whether a journal must not be used, looked at before anything opens it."""
+    from ..diagnosis import diagnose
+
+    return diagnose(journal)
 
 
 def cancel(ctx: typer.Context, deletion: RunId) -> int:
@@ -103,12 +131,13 @@ def cancel(ctx: typer.Context, deletion: RunId) -> int:
     return tell(invocation.run(work), invocation)
 
 
-async def _interrupted(engine: Engine, prefix: str | None) -> list[Deletion | Creation]:
-    """The runs to recover: the one that was named, or all that are open."""
-    if prefix is None:
-        found = await engine.deletions(only_open=True)
-        return [*await engine.creations(), *found]
-    return [await engine.find(prefix)]
+async def _interrupted(
+    engine: Engine, prefix: str | None, found: Sequence[Outlook]
+) -> list[Deletion | Creation]:
+    """The runs that were listed; one that was named may be finished already."""
+    if prefix is not None:
+        return [await engine.find(prefix)]
+    return [await engine.find(outlook.run) for outlook in found]
 
 
 async def _recover(
@@ -156,12 +185,3 @@ def _not_begun(run: Deletion | Creation) -> Interrupted:
         data="Nothing is lost.",
         remedy=f"Run `backfold recover {run.id}`.",
     )
-
-
-def _describe(run: Deletion | Creation) -> str:
-    kind = "creation" if _deletion_id(run) is None else "deletion"
-    state = run.state.replace("_", " ")
-    begun = f"{kind} {run.id} of snapshot {run.snapshot} of {run.domain}"
-    if run.finished is not None:
-        return f"Finished already: {begun} ({state} {instant(run.finished)})"
-    return f"Open: {begun}, in {state}, begun {instant(run.started)}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +100,43 @@ class Cli:
             found = list(db.iterdump())
         db.close()
         return found
+
+
+class Terminal:
+    """A command with a terminal for all that it reads and says."""
+
+    def __init__(self, cli: Cli, *arguments: str) -> None:
+        self.seen = ""
+        self.controller, terminal = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=cli.folder,
+            env={**cli.environment(), "TERM": "xterm", "COLUMNS": "120"},
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+        os.close(terminal)
+
+    def read_until(self, word: str) -> None:
+        """Read until ``word`` was seen; an empty one means to the end."""
+        end = time.monotonic() + PATIENCE
+        while not word or word not in self.seen:
+            assert time.monotonic() < end, self.seen
+            if select.select([self.controller], [], [], 0.1)[0]:
+                try:
+                    self.seen += os.read(self.controller, 65536).decode()
+                except OSError:
+                    assert not word, self.seen
+                    return
+
+    def finish(self, answer: str) -> int:
+        """Type an answer, and read to the end; returns the exit status."""
+        os.write(self.controller, answer.encode())
+        self.read_until("")
+        os.close(self.controller)
+        return self.process.wait(PATIENCE)
 
 
 def parsed(schema: str, text: str) -> list[dict[str, Any]]:

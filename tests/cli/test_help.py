@@ -25,7 +25,7 @@ COMMANDS = {
     "snapshot show": ["DOMAIN", "NAME"],
     "plan": ["DOMAIN", "SNAPSHOT", "--ignore-libvirt"],
     "delete": ["--bandwidth", "--max-downtime", "--timeout", "--yes"],
-    "recover": ["DELETION", "--roll-back"],
+    "recover": ["DELETION", "--roll-back", "--dry-run"],
     "cancel": ["DELETION"],
     "status": ["DELETION"],
     "log": ["DELETION"],

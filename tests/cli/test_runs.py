@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pty
-import select
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ import pytest
 from backfold.engine.demo.guest import qemu_img
 from backfold.engine.demo.machine import Machine
 from backfold.journal.locks import LOCK_DIRECTORY
-from cli.command import COMMAND, PATIENCE, Cli, disks, parsed, stop, wait_for_line
+from cli.command import PATIENCE, Cli, Terminal, disks, parsed, stop, wait_for_line
 from cli.conftest import Inside
 
 #: So slow that a deletion of `SLOW_BYTES` takes longer than any test waits.
@@ -180,43 +177,6 @@ def test_a_lock_of_somebody_else_is_status_4(slow: Cli, inside: Inside) -> None:
 
 
 # On a terminal
-
-
-class Terminal:
-    """A command with a terminal for all that it reads and says."""
-
-    def __init__(self, cli: Cli, *arguments: str) -> None:
-        self.seen = ""
-        self.controller, terminal = pty.openpty()
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            cwd=cli.folder,
-            env={**cli.environment(), "TERM": "xterm", "COLUMNS": "120"},
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            start_new_session=True,
-        )
-        os.close(terminal)
-
-    def read_until(self, word: str) -> None:
-        """Read until ``word`` was seen; an empty one means to the end."""
-        end = time.monotonic() + PATIENCE
-        while not word or word not in self.seen:
-            assert time.monotonic() < end, self.seen
-            if select.select([self.controller], [], [], 0.1)[0]:
-                try:
-                    self.seen += os.read(self.controller, 65536).decode()
-                except OSError:
-                    assert not word, self.seen
-                    return
-
-    def finish(self, answer: str) -> int:
-        """Type an answer, and read to the end; returns the exit status."""
-        os.write(self.controller, answer.encode())
-        self.read_until("")
-        os.close(self.controller)
-        return self.process.wait(PATIENCE)
 
 
 def test_a_terminal_is_asked_and_shows_a_bar(slow: Cli) -> None:
