@@ -39,7 +39,7 @@ from .images import QemuImages
 from .libvirt import managed_images
 from .results import Creation, Deletion, DomainDisk
 from .seeds import SEEDS
-from .truth import boot_sources
+from .truth import boot_sources, sources_in_creation
 
 
 class NoProbe:
@@ -175,9 +175,17 @@ class Engine:
         nothing has changed; `Interrupted` when it is open for `recover`.
         """
         driver = self._driver
-        plan = await plan_creation(driver.reader, domain, name, overlays or {}, exclude)
         with driver.new_locks() as locks:
-            locks.acquire(overlay.frozen.file for overlay in plan.overlays)
+            locked: set[FileId] = set()
+            while True:
+                plan = await plan_creation(
+                    driver.reader, domain, name, overlays or {}, exclude
+                )
+                active = {overlay.frozen.file for overlay in plan.overlays}
+                if active <= locked:
+                    break  # Planned under the lock: nobody switches a disk any more.
+                locks.acquire(active)
+                locked |= active
             run = self._world.clock.new_id()
             key = await driver.store.write(
                 lambda db: runs.begin_creation(db, run, plan, "planned", driver.author)
@@ -200,6 +208,9 @@ class Engine:
         )
         mine = [row for row in opened if row.domain == domain]
         sources = boot_sources(found, mine[0] if mine else None, self._world.images)
+        for creation in await self._driver.store.read(runs.open_creations):
+            if creation.domain == domain:
+                sources = await sources_in_creation(found, creation, self._world.images)
         result = []
         for source in sources:
             disk = source.disk

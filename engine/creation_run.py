@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..journal import catalog, runs
@@ -20,6 +20,7 @@ from ..journal.errors import (
 from ..journal.model import CreationPlan, Disk, Image, OverlayPlan
 from ..states.context import Stuck
 from ..states.creation import CREATION
+from ..states.new_overlays import identify_overlays_again
 from ..states.ports import LiveChain
 from ..states.take_snapshot import HANDLERS, CreationContext
 from .facts import Reader
@@ -69,8 +70,10 @@ class CreationRun(Runner):
         return CreationModel()
 
     async def refresh(self) -> None:
-        """Read the run again."""
-        self.ctx.row = await self.store.read(lambda db: runs.creation(db, self.key.id))
+        """Read the run again, with the device numbers of this boot."""
+        row = await self.store.read(lambda db: runs.creation(db, self.key.id))
+        plan = identify_overlays_again(row.plan, self.ctx.images, self.clock.boot_id())
+        self.ctx.row = replace(row, plan=plan)
 
     async def run(self) -> str:
         """Go on until a final state. Raises `Stuck` when the run stays open."""

@@ -211,6 +211,7 @@ class Driver:
             read=self.store.read,
             resumed=resumed,
         )
+        await runner.refresh()
         task = asyncio.ensure_future(runner.run())
         try:
             try:

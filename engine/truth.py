@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..journal.errors import CommandFailed
 from ..journal.model import Disk, Domain, FoldPlan
-from ..journal.runs import DeletionRow, FoldRow
+from ..journal.runs import CreationRow, DeletionRow, FoldRow
+from ..states.new_overlays import Taken, which_went_on
 from ..states.ports import Images
 from ..states.stamps import WentOn, went_on
 
@@ -39,6 +41,33 @@ def boot_sources(
         else BootSource(disk)
         for disk in domain.disks
     )
+
+
+async def sources_in_creation(
+    domain: Domain, creation: CreationRow, images: Images
+) -> tuple[BootSource, ...]:
+    """The images to boot from, with an open creation of this domain.
+
+    The images that went on since are the truth. While nobody has written, old and
+    new ones show the same, and the old ones are named, as the catalog does: whoever
+    boots them keeps them.
+    """
+    try:
+        found = await which_went_on(creation.plan, images)
+    except CommandFailed as error:
+        found, why = Taken.BOTH, error.what
+    else:
+        why = "the new overlay holds data, and the image below it changed since"
+    overlays = {plan.target: plan.overlay for plan in creation.plan.overlays}
+
+    def source(disk: Disk) -> BootSource:
+        if disk.target not in overlays or found in (Taken.EITHER, Taken.OLD_IMAGES):
+            return BootSource(disk)
+        if found is Taken.BOTH:
+            return BootSource(disk, why)
+        return BootSource(Disk(disk.target, overlays[disk.target], "qcow2"))
+
+    return tuple(source(disk) for disk in domain.disks)
 
 
 def _source(

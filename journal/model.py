@@ -203,7 +203,11 @@ class OverlayPlan:
 
 @dataclass(frozen=True, slots=True)
 class CreationPlan:
-    """What taking a snapshot will do."""
+    """What taking a snapshot will do.
+
+    ``is_stamped``: the stamps of the frozen images are of the moment after the
+    switch, when nothing writes into them any more; else of the planning.
+    """
 
     domain: str
     snapshot: str
@@ -211,6 +215,7 @@ class CreationPlan:
     boot_id: str
     overlays: tuple[OverlayPlan, ...]
     version: int = PLAN_VERSION
+    is_stamped: bool = False
 
     def to_json(self) -> str:
         """The plan as stable JSON text."""

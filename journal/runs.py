@@ -271,6 +271,12 @@ def update_deletion(db: Database, key: RunKey, **fields: Any) -> None:
         raise _superseded(key)
 
 
+def put_creation_plan(db: Database, key: RunKey, plan: CreationPlan) -> None:
+    """Replace the plan of a creation. Raises `Superseded`."""
+    _expect(db, key)
+    db.execute("update creations set plan = ? where id = ?", (plan.to_json(), key.id))
+
+
 def put_folds(db: Database, key: RunKey, targets: list[str], state: str) -> None:
     """Replace a deletion's folds by new ones, as a new plan has them."""
     _expect(db, key)

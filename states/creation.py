@@ -6,6 +6,14 @@ from typing import Final
 
 from .machine import Declaration, Edge, Recovery, State, Step
 
+REMOVE_OVERLAYS: Final = Step(
+    "remove_overlays",
+    "unlinks the overlays that this creation made, if they are empty and nobody has"
+    " them open",
+    "some of them are gone, or have the fence's name",
+    Recovery.REPEAT,
+)
+
 CREATION: Final = Declaration(
     name="creation",
     title="A creation: taking a snapshot",
@@ -25,21 +33,17 @@ CREATION: Final = Declaration(
                     Recovery.REPEAT,
                     undone_by="remove_overlays",
                 ),
-                Step(
-                    "remove_overlays",
-                    "unlinks the overlays that this creation made, if they are empty",
-                    "some of them are gone",
-                    Recovery.REPEAT,
-                ),
+                REMOVE_OVERLAYS,
             ),
         ),
         State(
             "overlays_made",
             "Switches every disk to its overlay at one instant.",
             killed="All disks are switched or none: QEMU does it in one transaction.",
-            recovers="The graph of a living QEMU decides. With QEMU gone, an overlay"
-            " with data was taken; empty overlays over unchanged images were not;"
-            " overlay and image both changed is reported and left alone.",
+            recovers="The graph of a living QEMU decides; disks of which some are"
+            " switched and some are not are reported and left alone. With QEMU gone,"
+            " overlays with data were taken, empty ones were not; a written overlay"
+            " over an image that was changed later is reported and left alone.",
             steps=(
                 Step(
                     "switch",
@@ -49,18 +53,24 @@ CREATION: Final = Declaration(
                     Recovery.OBSERVE,
                 ),
                 Step(
-                    "remove_overlays",
-                    "unlinks the overlays that this creation made, if they are empty",
-                    "some of them are gone",
+                    "sync_frozen",
+                    "fsyncs the frozen images, so that their times, which are stored"
+                    " with the switch, outlive a power cut",
+                    "nothing",
                     Recovery.REPEAT,
                 ),
+                REMOVE_OVERLAYS,
             ),
         ),
         State(
             "switched",
             "Records snapshot and disk sources in one transaction of the catalog.",
             killed="QEMU writes to overlays that the catalog does not name yet.",
-            recovers="Records them.",
+            recovers="Records them, unless somebody booted the domain from its old"
+            " images meanwhile: then these are the truth, and the empty overlays are"
+            " removed. Written overlays over changed images are reported and left"
+            " alone.",
+            steps=(REMOVE_OVERLAYS,),
         ),
         State("recorded", "The snapshot exists.", final=True),
         State(
@@ -75,5 +85,11 @@ CREATION: Final = Declaration(
         Edge("recorded", "switched", "recorded", "the catalog knows it"),
         Edge("undo", "planned", "undone", "failed, or nobody finished it"),
         Edge("undo", "overlays_made", "undone", "the disks were not switched"),
+        Edge(
+            "undo",
+            "switched",
+            "undone",
+            "the domain was booted from its old images before the catalog knew",
+        ),
     ),
 )

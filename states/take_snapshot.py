@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final, Protocol, TypeVar
 
 from sqlite_utils import Database
 
-from ..journal import catalog
-from ..journal.errors import CommandFailed
+from ..journal import catalog, runs
+from ..journal.errors import CommandFailed, OutcomeUnknown
 from ..journal.model import CreationPlan, FileId, OverlayPlan
 from ..journal.runs import CreationRow, RunKey
 from .context import Move, Stuck
+from .new_overlays import Taken, stamped, which_went_on
 from .ports import Clock, Hypervisor, Images, LiveImage, Session
 
 T = TypeVar("T")
@@ -27,7 +29,7 @@ class Effects(Protocol):
 
 @dataclass
 class CreationContext:
-    """One run of a creation, in one engine; ``resumed`` after a kill."""
+    """One run of a creation, in one engine; ``resumed`` after a kill or an error."""
 
     key: RunKey
     row: CreationRow
@@ -52,11 +54,18 @@ class CreationContext:
         return self.session
 
 
+class Disks(Enum):
+    """Where a living QEMU has the disks of a creation."""
+
+    OLD = "on their old images"
+    NEW = "on their new overlays"
+    MIXED = "some on old images, some on new overlays"
+
+
 async def planned(ctx: CreationContext) -> Move:
     """Make the overlays. After a kill: remove them, the guest has not seen them."""
     if ctx.resumed:
-        await ctx.effects.perform("remove_overlays", lambda: _remove(ctx))
-        return Move("undo", {"because": "interrupted before the switch"})
+        return await _undo(ctx, "interrupted before the switch")
 
     async def make() -> None:
         for overlay in ctx.plan.overlays:
@@ -65,8 +74,7 @@ async def planned(ctx: CreationContext) -> Move:
     try:
         await ctx.effects.perform("make_overlays", make)
     except CommandFailed as error:
-        await ctx.effects.perform("remove_overlays", lambda: _remove(ctx))
-        return Move("undo", {"because": error.what})
+        return await _undo(ctx, error.what)
     return Move("made")
 
 
@@ -75,39 +83,60 @@ async def overlays_made(ctx: CreationContext) -> Move:
 
     Safe to be killed in: QEMU switches all disks or none, and the overlays are
     durable before. What happened is found by the graph, or with QEMU gone by which
-    images hold data.
+    images went on.
     """
     session = await ctx.connect()
     if session is None:
-        if ctx.plan.power == "off" or not await _overlays_hold_data(ctx):
-            if ctx.plan.power == "off" and not ctx.resumed:
-                return Move("switched")
-            await ctx.effects.perform("remove_overlays", lambda: _remove(ctx))
-            return Move("undo", {"because": "the disks were not switched"})
-        return Move("switched")
+        if ctx.plan.power == "off" and not ctx.resumed:
+            return await _switched(ctx)
+        if await _went_on(ctx) is Taken.OVERLAYS:
+            return await _switched(ctx)
+        return await _undo(ctx, "the disks were not switched")
     active = await _active_images(ctx, session)
-    if not _all_on(active, ctx.plan.overlays, ctx.images):
+    found = _where(active, ctx)
+    if found is Disks.OLD:
         if ctx.resumed:
-            await ctx.effects.perform("remove_overlays", lambda: _remove(ctx))
-            return Move("undo", {"because": "interrupted before the switch"})
+            return await _undo(ctx, "interrupted before the switch")
         pairs = [(plan, active[plan.target]) for plan in ctx.plan.overlays]
         try:
             await ctx.effects.perform(
                 "switch", lambda: session.switch_to_overlays(pairs)
             )
         except CommandFailed as error:
-            await ctx.effects.perform("remove_overlays", lambda: _remove(ctx))
-            return Move("undo", {"because": error.what})
-        active = await _active_images(ctx, session)
-        if not _all_on(active, ctx.plan.overlays, ctx.images):
+            return await _undo(ctx, error.what)
+        found = _where(await _active_images(ctx, session), ctx)
+        if found is Disks.OLD:
             raise CommandFailed(
                 "QEMU took the snapshot, but its graph does not show it"
             )
-    return Move("switched")
+    if found is Disks.MIXED:
+        raise _mixed(ctx)
+    return await _switched(ctx)
 
 
 async def switched(ctx: CreationContext) -> Move:
-    """Record the snapshot and the new disk sources in one transaction."""
+    """Record the snapshot and the new disk sources in one transaction.
+
+    Whoever comes after a kill looks again: a domain that was booted from its old
+    images meanwhile, as the catalog told, keeps them, since what it has written is
+    there.
+    """
+    if ctx.resumed:
+        session = await ctx.connect()
+        if session is None:
+            old = await _went_on(ctx) is Taken.OLD_IMAGES
+        else:
+            found = _where(await _active_images(ctx, session), ctx)
+            if found is Disks.MIXED:
+                raise _mixed(ctx)
+            old = found is Disks.OLD
+            if old and await which_went_on(ctx.plan, ctx.images) in (
+                Taken.OVERLAYS,
+                Taken.BOTH,
+            ):
+                raise _both(ctx)
+        if old:
+            return await _undo(ctx, "the domain went on in its old images")
 
     def record(db: Database) -> None:
         catalog.record_snapshot(db, ctx.plan, ctx.key.id, ctx.row.started)
@@ -120,6 +149,25 @@ HANDLERS: Final[Mapping[str, Callable[[CreationContext], Awaitable[Move]]]] = {
     "overlays_made": overlays_made,
     "switched": switched,
 }
+
+
+async def _switched(ctx: CreationContext) -> Move:
+    """The edge to `switched`, with the stamps that the frozen images have now."""
+    frozen = [plan.frozen.path for plan in ctx.plan.overlays]
+    await ctx.effects.perform("sync_frozen", lambda: ctx.images.sync(frozen))
+    plan = stamped(ctx.plan, ctx.images)
+    return Move("switched", unit=lambda db: runs.put_creation_plan(db, ctx.key, plan))
+
+
+async def _undo(ctx: CreationContext, because: str) -> Move:
+    """Remove what was made; the edge says what had to be left, and why."""
+
+    async def remove() -> list[str]:
+        return await _remove(ctx)
+
+    if left := await ctx.effects.perform("remove_overlays", remove):
+        because += f" ({', '.join(left)} left alone: in use, or not empty)"
+    return Move("undo", {"because": because, "left": left})
 
 
 async def _active_images(
@@ -141,54 +189,82 @@ async def _active_images(
     return found
 
 
-def _all_on(
-    active: Mapping[str, LiveImage], overlays: tuple[OverlayPlan, ...], images: Images
-) -> bool:
-    return all(
-        active[plan.target].file == images.identify(plan.overlay) for plan in overlays
+def _where(active: Mapping[str, LiveImage], ctx: CreationContext) -> Disks:
+    on_new = [
+        active[plan.target].file == ctx.images.identify(plan.overlay)
+        for plan in ctx.plan.overlays
+    ]
+    if all(on_new):
+        return Disks.NEW
+    return Disks.MIXED if any(on_new) else Disks.OLD
+
+
+async def _went_on(ctx: CreationContext) -> Taken:
+    """With QEMU gone: which images went on. Raises `Stuck` if nobody can tell.
+
+    A QEMU whose monitor does not answer may yet hold data that no image shows:
+    `OutcomeUnknown`, so that it is asked again for a while.
+    """
+    for plan in ctx.plan.overlays:
+        for path in (plan.overlay, plan.frozen.path):
+            users = [user for user in await ctx.images.users(path) if user.holds]
+            if users:
+                raise OutcomeUnknown(
+                    f"{path} is in use ({users[0].what}), but no monitor of the"
+                    " domain answers.",
+                    remedy="End that process, or make its monitor reachable.",
+                )
+    found = await which_went_on(ctx.plan, ctx.images)
+    if found is Taken.BOTH:
+        raise _both(ctx)
+    return found
+
+
+def _both(ctx: CreationContext) -> Stuck:
+    return Stuck(
+        f"The new overlays of {_targets(ctx)} hold data, and the images below them"
+        " were changed since.",
+        "Backfold cannot tell which one the guest wrote last; nothing was touched.",
+        "The guide's chapter on rescue by hand says how to compare them.",
     )
 
 
-async def _overlays_hold_data(ctx: CreationContext) -> bool:
-    """With QEMU gone: whether the switch was taken. Raises `Stuck` if nobody can tell.
-
-    A guest that was switched writes into overlays only, one that was not into the
-    old images only.
-    """
-    taken = [
-        not await ctx.images.is_empty(plan.overlay, "qcow2")
-        for plan in ctx.plan.overlays
-        if ctx.images.identify(plan.overlay) is not None
-    ]
-    changed = [
-        plan.frozen.path
-        for plan in ctx.plan.overlays
-        if ctx.images.stamp(plan.frozen.path) != plan.frozen_stamp
-    ]
-    if any(taken) and changed and ctx.plan.power == "paused":
-        raise Stuck(
-            f"The new overlays hold data, and {', '.join(changed)} changed too.",
-            "Backfold cannot tell which one the guest wrote last; nothing was touched.",
-            "The guide's chapter on rescue by hand says how to compare them.",
-        )
-    return any(taken)
+def _mixed(ctx: CreationContext) -> Stuck:
+    return Stuck(
+        f"QEMU has some of {_targets(ctx)} on old images and some on new overlays.",
+        "No snapshot switches only some disks: somebody started QEMU so. Nothing was"
+        " touched.",
+        "Start the domain from the old images or from the overlays, then run recover.",
+    )
 
 
-async def _remove(ctx: CreationContext) -> None:
+def _targets(ctx: CreationContext) -> str:
+    return ", ".join(plan.target for plan in ctx.plan.overlays)
+
+
+async def _remove(ctx: CreationContext) -> list[str]:
     """Remove the overlays of this creation, by way of the fence's name.
 
-    Only while they are empty: an overlay with data is never removed.
+    Only while they are empty and nobody has them open: an overlay with data is never
+    removed, and one that a QEMU has may hold data that its file does not show yet.
+    Returns those that had to be left.
     """
+    left = []
     for plan in ctx.plan.overlays:
         fence = ctx.images.fence_name(plan.overlay, ctx.key.id)
         for path in (plan.overlay, fence):
             file: FileId | None = ctx.images.identify(path)
-            if file is None or not await _is_ours_and_empty(ctx, plan, path):
+            if file is None:
+                continue
+            used = any(user.holds for user in await ctx.images.users(path))
+            if used or not await _is_ours_and_empty(ctx, plan, path):
+                left.append(path)
                 continue
             if path != fence:
                 await ctx.images.rename(path, fence, file)
             await ctx.images.unlink(fence, file)
             break
+    return left
 
 
 async def _is_ours_and_empty(
