@@ -11,7 +11,7 @@ bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint diagrams clean debian-venv debian-qemu \
+.PHONY: help setup demo test guard lint diagrams clean debian-venv debian-qemu \
     debian-test debian-diagrams
 
 help: ## say what the targets do
@@ -24,6 +24,10 @@ demo: $(stamp) debian-qemu ## the whole story on a real QEMU
 
 test: $(stamp) debian-test ## run the tests
 	$(bin)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
+
+guard: $(stamp) debian-test ## kill the engine at every point of a hold; print how long the guest waits
+	BACKFOLD_GUARD_SECONDS=1 $(bin)/python -m pytest -q -rA --show-capture=no \
+	    tests/crash/test_guard.py $(ARGS)
 
 lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/ruff check

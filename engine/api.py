@@ -6,6 +6,7 @@ import getpass
 import os
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from ..states.context import Options
 from ..states.deletion import DELETION
 from ..states.outlook import Outlook
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
+from ..states.watch import Watch
 from . import recovery
 from .clock import SystemClock
 from .creation_run import plan_creation, valid_name
@@ -37,6 +39,7 @@ from .guard import GuardProcess
 from .helper import QemuHypervisor
 from .images import QemuImages
 from .libvirt import managed_images
+from .release import Release
 from .results import Creation, Deletion, DomainDisk
 from .seeds import SEEDS
 from .truth import boot_sources, sources_in_creation
@@ -346,9 +349,22 @@ class Engine:
         found = await recovery.deletion_id(self._driver, run)
         return await recovery.cancel(self._driver, found, on_event)
 
-    async def release_hold(self, run: str) -> None:
-        """End a hold that a dead engine left behind; the guard's whole task."""
-        await recovery.release_hold(self._driver, run)
+    def release(self, watch: Watch) -> Release:
+        """What ends a hold that a dead engine left behind; the guard's whole task.
+
+        The engine need not be open: a journal that cannot be had is opened afresh
+        when the guest is free.
+        """
+
+        async def opened(afresh: bool) -> Driver:
+            if afresh and self._opened is not None:
+                with suppress(Exception):
+                    await self.__aexit__(None, None, None)
+            if self._opened is None:
+                await self.__aenter__()
+            return self._driver
+
+        return Release(self._world, opened, watch)
 
     async def deletion(self, run: str) -> Deletion:
         """One deletion, by its id or an unambiguous prefix. Raises `UsageError`."""

@@ -23,7 +23,6 @@ from ..journal.errors import (
     WorldError,
 )
 from ..journal.model import FoldPlan
-from ..states.ballot import release_votes
 from ..states.commit_per_disk import commit_per_disk
 from ..states.context import (
     Abandon,
@@ -35,6 +34,7 @@ from ..states.context import (
     Unit,
 )
 from ..states.deletion import DELETION
+from ..states.hold import release_votes
 from ..states.pivot import pivot
 from ..states.ports import Job
 from ..states.prepare import prepare

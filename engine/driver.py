@@ -109,10 +109,15 @@ class Driver:
                     raise
             await self.world.clock.sleep(0.05)
 
-    async def claimed(self, run: str, on_event: OnEvent | None) -> DeletionRun:
-        """Take an open deletion over; orders of its former engine are refused."""
+    async def claimed(
+        self, run: str, on_event: OnEvent | None, patience: float | None = None
+    ) -> DeletionRun:
+        """Take an open deletion over; orders of its former engine are refused.
+
+        ``patience`` bounds the wait for other users of the journal, in seconds.
+        """
         key = await self.store.write(
-            lambda db: runs.claim(db, "deletion", run, self.author)
+            lambda db: runs.claim(db, "deletion", run, self.author), patience
         )
         return await self.deletion_run(key, on_event)
 
@@ -150,16 +155,20 @@ class Driver:
         return runner
 
     async def drive(
-        self, runner: DeletionRun, work: Callable[[], Awaitable[Any]]
+        self,
+        runner: DeletionRun,
+        work: Callable[[], Awaitable[Any]],
+        enough: Callable[[], bool] = lambda: False,
     ) -> Deletion:
-        """Run to an end, or to a safe stop when the caller's await is cancelled.
+        """Run to an end, or to a safe stop.
 
+        That is when the caller's await is cancelled, or ``enough`` has been done.
         The work itself is never cancelled: it looks for the caller's wish at its
         safe points, so that no hold and no decision is torn. Raises `Interrupted`
         when the run stays open, `Refused` when it was refused.
         """
         leaving = asyncio.Event()
-        runner.ctx.interrupted = leaving.is_set
+        runner.ctx.interrupted = lambda: leaving.is_set() or enough()
         task = asyncio.ensure_future(work())
         try:
             try:

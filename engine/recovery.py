@@ -149,20 +149,6 @@ async def cancel(driver: Driver, run: str, on_event: OnEvent | None) -> Deletion
             await driver.world.clock.sleep(0.2)
 
 
-async def release_hold(driver: Driver, run: str) -> None:
-    """End a hold that a dead engine left behind; the guard's whole task.
-
-    Before the decision the votes are released, after it the pivot is finished; the
-    rest of the run is left for `recover`.
-    """
-    row = await driver.row(run)
-    with await driver.locked(row, PATIENCE):
-        runner = await driver.claimed(run, None)
-        if runner.ctx.row.hold is not None:
-            began = runner.state
-            await driver.drive(runner, lambda: runner.run(lambda s: s != began))
-
-
 def refuse_decided(row: DeletionRow) -> None:
     """Raise `AlreadyDecided` when there is no way back any more."""
     if row.state not in UNDECIDED:

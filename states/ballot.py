@@ -1,4 +1,4 @@
-"""How disks vote: flush, hold, complete, sync, fence, look again; or release.
+"""How disks vote: flush, complete, sync, fence, look again.
 
 Both holds are needed. `stop` alone loses writes when somebody else sends `cont`;
 PENDING alone can dead-lock QEMU on a device with synchronous I/O. While the guest
@@ -8,17 +8,16 @@ decision; everything is announced by one row before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-from sqlite_utils import Database
-
-from ..journal import runs
 from ..journal.errors import CommandFailed
 from ..journal.model import FileStamp, FoldPlan
-from .commit_per_disk import forget_jobs
-from .context import Abandon, Context, Stuck, Unit, locate
+from .context import Abandon, Context, Stuck, locate
+from .hold import hold_of
 from .ports import Job, Session
+from .watch import STANDING
 
 Folds = tuple[FoldPlan, ...]
 #: A fold's top and base as they were when it voted.
@@ -27,16 +26,9 @@ Stamps = dict[str, tuple[FileStamp, FileStamp]]
 #: A rate that any storage copies at (bytes per second), until one is measured.
 RATE_FLOOR: Final = 32 << 20
 
-#: Run states of a guest that was stopped; a reset makes `prelaunch` of `paused`.
-STANDING: Final = frozenset({"paused", "prelaunch"})
-
 
 class TooMuch(Exception):
     """What is left to copy does not fit the downtime: let the guest go on."""
-
-
-async def nothing_else() -> None:
-    """Do nothing: the row of such a step is the step."""
 
 
 async def flush_copied(ctx: Context, session: Session, folds: Folds) -> None:
@@ -89,43 +81,18 @@ async def wait_for_room(ctx: Context, session: Session, folds: Folds) -> None:
         await ctx.clock.sleep(0.1)
 
 
-async def announce_hold(ctx: Context, session: Session, folds: Folds) -> None:
-    """One durable row for everything up to the decision, and the guard if needed.
-
-    The row says whether we stop the guest, so that whoever comes after us lets it
-    go on exactly if it ran: an operator's pause stays.
-    """
-    actives = [fold for fold in folds if fold.is_active]
-    state = await session.run_state()
-    stops = bool(actives) and not session.is_helper and state == "running"
-    if stops:
-        await ctx.guard.start(ctx.id)
-    intent = {
-        "run_state": state,
-        "stops_guest": stops,
-        "disks": [fold.target for fold in folds],
-        "fences": {fold.top.path: ctx.fence(fold) for fold in actives},
-        "at": ctx.clock.now(),
-    }
-
-    def announced(db: Database) -> None:
-        runs.update_deletion(db, ctx.key, hold=intent)
-
-    ctx.asked, ctx.voted, ctx.stopped = set(), frozenset(), False
-    await ctx.effects.perform("hold", nothing_else, intent=intent, announcing=announced)
-
-
 async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
     """Hold the guest and make top and base of every disk equal, durable and fenced.
 
-    Returns the stamps that go into the decision. Raises `TooMuch`, `Abandon` or
+    Returns the stamps that go into the decision. They are taken before the last look,
+    so that nothing can have been written between that look and them. Raises
+    `TooMuch` (also when the storage is too slow for the downtime), `Abandon` or
     `Stuck`; the caller releases then. Safe to be killed in: nothing is decided, the
     overlay is the truth, and `release_votes` finds everything from the hold's row.
     """
     actives = tuple(fold for fold in folds if fold.is_active)
-    stops = bool(_hold(ctx)["stops_guest"])
     deadline: float | None = None
-    if stops:
+    if hold_of(ctx)["stops_guest"]:
         if await session.run_state() != "running":
             raise TooMuch("somebody paused the guest just now")
         ctx.stopped = True
@@ -137,76 +104,33 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
             "complete_jobs", lambda: _complete(ctx, session, actives, deadline)
         )
     written = [fold.base.path for fold in folds]
-    await ctx.effects.perform("sync_written", lambda: ctx.images.sync(written))
+    await ctx.effects.perform("sync_written", lambda: _sync(ctx, written, deadline))
     if actives:
         await ctx.effects.perform("fence", lambda: _fence(ctx, actives))
-    await ctx.effects.perform("look_again", lambda: _look_again(ctx, session, folds))
     stamps = {fold.target: _stamps(ctx, fold) for fold in folds}
+    await ctx.effects.perform("look_again", lambda: _look_again(ctx, session, folds))
+    _in_time(ctx, deadline, "the fence and the last look")
     ctx.voted = frozenset(stamps)
     return stamps
 
 
-async def release_votes(ctx: Context) -> None:
-    """Take everything back that was done under the hold's row, in any order of death.
+def _in_time(ctx: Context, deadline: float | None, what: str) -> None:
+    if deadline is not None and ctx.clock.monotonic() > deadline:
+        raise TooMuch(f"{what} took longer than the downtime")
 
-    Needs no prior row: a journal that cannot be written must not freeze a guest.
-    Idempotent. The fence goes before the guest does, so that no write reaches an
-    image that nothing can boot from.
+
+async def _sync(ctx: Context, paths: Sequence[str], deadline: float | None) -> None:
+    """Fsync these files, for no longer than the guest may stand still.
+
+    A sync that is given up may still end, later and without harm.
     """
-    if ctx.row.hold is None:
-        return
-    hold = _hold(ctx)
-    folds = tuple(fold for fold in ctx.plan.folds if fold.target in hold["disks"])
-    actives = tuple(fold for fold in folds if fold.is_active)
-
-    async def release() -> None:
-        session = await ctx.connect()
-        if session is not None:
-            await _cancel_votes(ctx, session, actives)
-        await take_fences_back(ctx, actives)
-        if session is not None:
-            await let_guest_go(ctx, session)
-
-    def noted(_: None) -> Unit:
-        return released(ctx)
-
-    await ctx.effects.perform("release_votes", release, noting=noted)
-    await ctx.guard.dismiss()
-    ctx.held_since = None
-    await ctx.refresh()
-
-
-async def take_fences_back(ctx: Context, folds: Folds) -> None:
-    """Give fenced overlays their names back. Idempotent."""
-    for fold in folds:
-        fence = ctx.fence(fold)
-        if ctx.images.identify(fence) == fold.top.file:
-            await ctx.images.rename(fence, fold.top.path, fold.top.file)
-
-
-async def let_guest_go(ctx: Context, session: Session) -> None:
-    """`cont`, if we stopped the guest and it still stands.
-
-    An engine that takes over cannot know how far the former one came; the hold's row
-    says that the guest ran.
-    """
-    stopped = _hold(ctx)["stops_guest"] and ctx.stopped is not False
-    if stopped and await session.run_state() in STANDING:
-        await session.cont()
-
-
-def released(ctx: Context) -> Unit:
-    """The row that ends a hold, with the downtime that the guest saw."""
-    downtime = ctx.row.downtime_ms
-    if ctx.held_since is not None:
-        downtime = (ctx.clock.monotonic() - ctx.held_since) * 1000
-    return lambda db: runs.update_deletion(db, ctx.key, hold=None, downtime_ms=downtime)
-
-
-def _hold(ctx: Context) -> Mapping[str, Any]:
-    if ctx.row.hold is None:
-        raise RuntimeError("no hold was announced")
-    return ctx.row.hold
+    left = None if deadline is None else max(0.0, deadline - ctx.clock.monotonic())
+    try:
+        async with asyncio.timeout(left):
+            await ctx.images.sync(paths)
+    except TimeoutError:
+        raise TooMuch("syncing the images took longer than the downtime") from None
+    _in_time(ctx, deadline, "syncing the images")
 
 
 async def _complete(
@@ -260,7 +184,7 @@ async def _look_again(ctx: Context, session: Session, folds: Folds) -> None:
         if not _is_pending(fold, jobs.get(fold.job)):
             raise Abandon(f"the vote of {fold.target} was taken back by somebody")
     state = await session.run_state()
-    hold = _hold(ctx)
+    hold = hold_of(ctx)
     expected = STANDING if hold["stops_guest"] else {hold["run_state"]}
     voted = any(fold.is_active for fold in folds)
     if voted and not session.is_helper and state not in expected:
@@ -273,17 +197,3 @@ def _stamps(ctx: Context, fold: FoldPlan) -> tuple[FileStamp, FileStamp]:
     if top is None or base is None:
         raise Abandon(f"an image of {fold.target} has vanished")
     return top, base
-
-
-async def _cancel_votes(ctx: Context, session: Session, folds: Folds) -> None:
-    """Cancel jobs that were, or may have been, asked to complete; keep the others."""
-    jobs = await session.jobs()
-    voted = tuple(
-        fold
-        for fold in folds
-        if fold.job in jobs and (ctx.asked is None or fold.job in ctx.asked)
-    )
-    for fold in voted:
-        if jobs[fold.job].status not in ("concluded", "aborting"):
-            await session.cancel(fold.job)
-    await forget_jobs(session, voted)

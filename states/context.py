@@ -138,6 +138,8 @@ class Context:
     session: Session | None = None
     #: When the guest was stopped by this engine (monotonic seconds).
     held_since: float | None = None
+    #: When the guest of the present hold was let go on (monotonic seconds).
+    let_go_at: float | None = None
     #: Jobs that this engine asked to complete; None when an earlier one may have.
     asked: set[str] | None = None
     #: Whether this engine stopped the guest; None when an earlier one may have.

@@ -9,20 +9,18 @@ from sqlite_utils import Database
 from ..journal import runs
 from ..journal.errors import CommandFailed
 from ..journal.model import FoldPlan
-from .ballot import (
-    TooMuch,
+from .ballot import TooMuch, flush_copied, take_votes, wait_for_room
+from .commit_per_disk import converge, forget_jobs, has_ended
+from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
+from .hold import (
     announce_hold,
-    flush_copied,
+    end_watch,
     let_guest_go,
     nothing_else,
     release_votes,
     released,
     take_fences_back,
-    take_votes,
-    wait_for_room,
 )
-from .commit_per_disk import converge, forget_jobs, has_ended
-from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
 from .pivot_off import switch_links_off
 from .ports import Session
 from .start_paused import helper_session
@@ -51,6 +49,7 @@ async def pivot(ctx: Context) -> Move:
         else:
             kept = await _finalize(ctx, session)
         if session is not None and kept:
+            await ctx.checkpoint()
             await _fold_again(ctx, session, kept)
             continue
         await _settle(ctx, session)
@@ -95,9 +94,7 @@ async def _finalize(ctx: Context, session: Session) -> Folds:
         await ctx.effects.perform(
             "release_guest", lambda: let_guest_go(ctx, session), noting=noted
         )
-        await ctx.guard.dismiss()
-        ctx.held_since = None
-        await ctx.refresh()
+        await end_watch(ctx)
     if strangers:
         raise Stuck(
             f"QEMU has {', '.join(strangers)} on an image that is not known here.",

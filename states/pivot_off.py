@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..journal.errors import CommandFailed, OutcomeUnknown
 from ..journal.model import FoldPlan
-from .ballot import nothing_else, released, take_fences_back
 from .context import Context, Stuck
+from .hold import end_watch, nothing_else, released, take_fences_back
 from .stamps import WentOn, went_on
 
 
@@ -22,7 +22,7 @@ async def switch_links_off(ctx: Context) -> tuple[FoldPlan, ...]:
         await ctx.effects.perform(
             "release_guest", nothing_else, noting=lambda _: released(ctx)
         )
-        await ctx.refresh()
+        await end_watch(ctx)
     actives = tuple(fold for fold in ctx.plan.folds if fold.is_active)
     kept = tuple(fold for fold in actives if _overlay_went_on(ctx, fold))
     if kept:

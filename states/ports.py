@@ -23,6 +23,7 @@ from ..journal.model import (
     OverlayPlan,
     Plan,
 )
+from .watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,8 +338,8 @@ class Clock(Protocol):
 class Guard(Protocol):
     """A process that lets the guest go on when this engine dies during a hold."""
 
-    async def start(self, deletion: str) -> None:
-        """Returns when the guard watches."""
+    async def start(self, watch: Watch) -> None:
+        """Returns when the guard watches over this hold. `CommandFailed`."""
 
     async def dismiss(self) -> None:
         """The hold is over."""

@@ -7,9 +7,9 @@ from sqlite_utils import Database
 from ..journal import catalog, runs
 from ..journal.errors import CommandFailed
 from ..journal.model import FoldPlan
-from .ballot import release_votes
 from .commit_per_disk import forget_jobs
 from .context import Context, Move, Position, locate
+from .hold import release_votes
 from .ports import LiveImage, Session
 from .start_paused import end_helper
 

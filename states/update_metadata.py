@@ -8,8 +8,8 @@ from sqlite_utils import Database
 
 from ..journal import catalog, runs
 from ..journal.model import CatalogChange, DiskChange, FoldPlan
-from .ballot import nothing_else
 from .context import Context, Move, Stuck, Unit
+from .hold import nothing_else
 
 
 async def update_metadata(ctx: Context) -> Move:

@@ -6,17 +6,10 @@ from sqlite_utils import Database
 
 from ..journal import runs
 from ..journal.errors import OutcomeUnknown
-from .ballot import (
-    Stamps,
-    TooMuch,
-    announce_hold,
-    flush_copied,
-    release_votes,
-    take_votes,
-    wait_for_room,
-)
+from .ballot import Stamps, TooMuch, flush_copied, take_votes, wait_for_room
 from .commit_per_disk import have_converged
 from .context import Context, Move, Replan, Unit
+from .hold import announce_hold, release_votes
 
 
 async def vote(ctx: Context) -> Move:

@@ -28,6 +28,7 @@ from backfold.engine.images import QemuImages
 from backfold.engine.results import Deletion, DomainDisk
 from backfold.journal.model import Disk, FileId, Snapshot
 from backfold.states.ports import Guard, Images, Probe
+from backfold.states.watch import Watch
 
 #: The name of the domain, and how large its disks are.
 DOMAIN = "web"
@@ -51,7 +52,7 @@ def nobody_manages() -> Mapping[FileId, str]:
 class NoGuard:
     """Nobody watches over the hold: for engines that do not die in it."""
 
-    async def start(self, deletion: str) -> None:
+    async def start(self, watch: Watch) -> None:
         """Do nothing."""
 
     async def dismiss(self) -> None:

@@ -1,0 +1,173 @@
+"""The hold of a guest: announced with one row, ended by whoever comes to it.
+
+From the row to the end of the hold nothing else is announced. The row holds what
+the next one needs to end it after a death, and when the guest was stopped, so that
+the downtime is told whoever ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlite_utils import Database
+
+from ..journal import runs
+from ..journal.model import FoldPlan
+from .commit_per_disk import forget_jobs
+from .context import Context, Unit
+from .ports import Session
+from .watch import STANDING, HeldDisk, Watch
+
+Folds = tuple[FoldPlan, ...]
+
+
+async def nothing_else() -> None:
+    """Do nothing: the row of such a step is the step."""
+
+
+async def announce_hold(ctx: Context, session: Session, folds: Folds) -> None:
+    """One durable row for everything up to the decision, and the guard if needed.
+
+    The row says whether we stop the guest, so that whoever comes after us lets it
+    go on exactly if it ran: an operator's pause stays. A guest that stands by an
+    operator's pause is watched over too, since `cont` in the hold would make it
+    wait for disks that are drained.
+    """
+    actives = tuple(fold for fold in folds if fold.is_active)
+    state = await session.run_state()
+    has_guest = bool(actives) and not session.is_helper
+    stops = has_guest and state == "running"
+    if has_guest:
+        await ctx.guard.start(_watch(ctx, session, actives, stops))
+    intent = {
+        "run_state": state,
+        "stops_guest": stops,
+        "disks": [fold.target for fold in folds],
+        "fences": {fold.top.path: ctx.fence(fold) for fold in actives},
+        "process": session.process,
+        "at": ctx.clock.now(),
+        "since": ctx.clock.monotonic(),
+        "boot_id": ctx.clock.boot_id(),
+    }
+
+    def announced(db: Database) -> None:
+        runs.update_deletion(db, ctx.key, hold=intent)
+
+    ctx.asked, ctx.voted, ctx.stopped = set(), frozenset(), False
+    ctx.held_since = ctx.let_go_at = None
+    await ctx.effects.perform("hold", nothing_else, intent=intent, announcing=announced)
+
+
+async def release_votes(ctx: Context) -> None:
+    """Take everything back that was done under the hold's row, in any order of death.
+
+    Needs no prior row: a journal that cannot be written must not freeze a guest.
+    Idempotent. The fence goes before the guest does, so that no write reaches an
+    image that nothing can boot from.
+    """
+    if ctx.row.hold is None:
+        return
+    hold = hold_of(ctx)
+    folds = tuple(fold for fold in ctx.plan.folds if fold.target in hold["disks"])
+    actives = tuple(fold for fold in folds if fold.is_active)
+
+    async def release() -> None:
+        session = await ctx.connect()
+        if session is not None:
+            await _cancel_votes(ctx, session, actives)
+        await take_fences_back(ctx, actives)
+        if session is not None:
+            await let_guest_go(ctx, session)
+
+    def noted(_: None) -> Unit:
+        return released(ctx)
+
+    await ctx.effects.perform("release_votes", release, noting=noted)
+    await end_watch(ctx)
+
+
+async def end_watch(ctx: Context) -> None:
+    """The hold has ended and the journal says so: nobody need watch any more."""
+    await ctx.guard.dismiss()
+    ctx.held_since = ctx.let_go_at = None
+    await ctx.refresh()
+
+
+async def take_fences_back(ctx: Context, folds: Folds) -> None:
+    """Give fenced overlays their names back. Idempotent."""
+    for fold in folds:
+        fence = ctx.fence(fold)
+        if ctx.images.identify(fence) == fold.top.file:
+            await ctx.images.rename(fence, fold.top.path, fold.top.file)
+
+
+async def let_guest_go(ctx: Context, session: Session) -> None:
+    """`cont`, if we stopped this very guest and it still stands.
+
+    An engine that takes over cannot know how far the former one came; the hold's row
+    says that the guest ran. A QEMU that somebody started since then has another
+    process: whether it stands or runs is not ours to change.
+    """
+    hold = hold_of(ctx)
+    if not hold["stops_guest"] or ctx.stopped is False:
+        return
+    if None not in (hold.get("process"), session.process) and (
+        hold["process"] != session.process
+    ):
+        return
+    if await session.run_state() in STANDING:
+        await session.cont()
+        ctx.let_go_at = ctx.clock.monotonic()
+
+
+def released(ctx: Context) -> Unit:
+    """The row that ends a hold, with the downtime of all holds so far.
+
+    A hold of an engine that died began when its row was written, within a few
+    milliseconds. One whose guest was found running, or gone, ended nobody knows
+    when, and adds nothing.
+    """
+    hold = hold_of(ctx)
+    began, ended = ctx.held_since, ctx.let_go_at
+    if began is not None:
+        ended = ctx.clock.monotonic() if ended is None else ended
+    elif hold.get("boot_id") == ctx.clock.boot_id():
+        began = hold.get("since")
+    downtime = ctx.row.downtime_ms
+    if began is not None and ended is not None:
+        downtime = (downtime or 0.0) + max(0.0, ended - began) * 1000
+    return lambda db: runs.update_deletion(db, ctx.key, hold=None, downtime_ms=downtime)
+
+
+def hold_of(ctx: Context) -> Mapping[str, Any]:
+    """The hold that the journal has; RuntimeError when there is none."""
+    if ctx.row.hold is None:
+        raise RuntimeError("no hold was announced")
+    return ctx.row.hold
+
+
+def _watch(ctx: Context, session: Session, actives: Folds, stops: bool) -> Watch:
+    if ctx.monitor is None:
+        raise RuntimeError("a domain without a monitor has no session")
+    disks = tuple(
+        HeldDisk(
+            fold.job, fold.top.path, ctx.fence(fold), fold.top.file, fold.base.file
+        )
+        for fold in actives
+    )
+    return Watch(ctx.id, ctx.monitor, session.process, stops, disks)
+
+
+async def _cancel_votes(ctx: Context, session: Session, folds: Folds) -> None:
+    """Cancel jobs that were, or may have been, asked to complete; keep the others."""
+    jobs = await session.jobs()
+    voted = tuple(
+        fold
+        for fold in folds
+        if fold.job in jobs and (ctx.asked is None or fold.job in ctx.asked)
+    )
+    for fold in voted:
+        if jobs[fold.job].status not in ("concluded", "aborting"):
+            await session.cancel(fold.job)
+    await forget_jobs(session, voted)
