@@ -79,16 +79,14 @@ def diagnose(journal: Path) -> Diagnosis | None:
     """Look at a journal before recovery uses it; None when it can be used.
 
     Damage, a log of another journal, a newer version, and a journal that is older
-    than the disks are told apart; nothing is guessed and nothing repaired. A new
-    journal that is still empty can be used. Raises `JournalError` when it cannot be
-    read at all. See `journal.audit` for when not to call this.
+    than the disks are told apart; nothing is guessed and nothing repaired. An empty
+    file is damage too: nobody recovers from a journal that was never used. Raises
+    `JournalError` when it cannot be read at all. See `journal.audit` for when not to
+    call this.
     """
     if journal.is_symlink() or not journal.is_file():
         return None  # `Store.open` has the words for these.
     with audit.private_copy(journal) as copy:
-        log = copy.with_name(copy.name + "-wal")
-        if copy.stat().st_size == 0 and not (log.exists() and log.stat().st_size):
-            return None  # Somebody is making it right now, or nobody ever used it.
         found = audit.examine(copy)
         problem = _newer(journal, copy) or _damaged(journal, found)
     fences = tuple(find_fences(found))

@@ -20,6 +20,7 @@ from cli.schemas import validate
 COMMAND = [sys.executable, "-m", "backfold"]
 #: How long anything may take.
 PATIENCE = 60.0
+VICTIM = Path(__file__).parents[1] / "crash" / "victim.py"
 
 
 class Cli:
@@ -137,6 +138,18 @@ class Terminal:
         self.read_until("")
         os.close(self.controller)
         return self.process.wait(PATIENCE)
+
+
+def kill_at(cli: Cli, order: str, snapshot: str, point: str, kills: str) -> None:
+    """Do something on the domain ``web`` and be killed there."""
+    done = subprocess.run(
+        [sys.executable, VICTIM, cli.journal, order, snapshot, point, kills],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "reached" in done.stdout, done.stderr
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def parsed(schema: str, text: str) -> list[dict[str, Any]]:

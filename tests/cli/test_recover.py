@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from backfold.engine.demo.guest import qemu_img
-from cli.command import PATIENCE, Cli, Terminal, disks, parsed, stop, wait_for_line
+from cli.command import (
+    PATIENCE,
+    Cli,
+    Terminal,
+    disks,
+    kill_at,
+    parsed,
+    stop,
+    wait_for_line,
+)
 from cli.conftest import Inside
 
-VICTIM = Path(__file__).parents[1] / "crash" / "victim.py"
 #: So slow that copying `LENGTH` takes longer than any test waits.
 SLOW = ["--bandwidth", "64K"]
 LENGTH = 8 << 20
@@ -35,18 +42,6 @@ def filled(web: Cli, inside: Inside) -> Cli:
     for target in ("vda", "vdb"):
         write(web.folder / f"{target}.s1")
     return web
-
-
-def kill_at(cli: Cli, order: str, snapshot: str, point: str, kills: str) -> None:
-    """Do something on the domain ``web`` and be killed there."""
-    done = subprocess.run(
-        [sys.executable, VICTIM, cli.journal, order, snapshot, point, kills],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "reached" in done.stdout, done.stderr
-    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def reads_seven(image: Path) -> bool:
