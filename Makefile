@@ -26,8 +26,8 @@ test: $(stamp) debian-test ## run the tests
 	$(bin)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
 
 guard: $(stamp) debian-test ## kill the engine at every point of a hold; print how long the guest waits
-	BACKFOLD_GUARD_SECONDS=1 $(bin)/python -m pytest -q -rA --show-capture=no \
-	    tests/crash/test_guard.py $(ARGS)
+	BACKFOLD_GUARD_SECONDS=1 $(bin)/python -m pytest -q -n 0 --durations=0 \
+	    --durations-min=60 tests/crash/test_guard.py $(ARGS)
 
 lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/ruff check

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +27,7 @@ from ..journal.runs import TransitionRow
 from ..journal.store import Store
 from ..states.context import Options
 from ..states.deletion import DELETION
+from ..states.identities import identify_again
 from ..states.outlook import Outlook
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
 from ..states.watch import Watch
@@ -209,8 +210,12 @@ class Engine:
         opened = await self._driver.store.read(
             lambda db: runs.list_deletions(db, only_open=True)
         )
-        mine = [row for row in opened if row.domain == domain]
-        sources = boot_sources(found, mine[0] if mine else None, self._world.images)
+        mine = next((row for row in opened if row.domain == domain), None)
+        if mine is not None and mine.plan is not None:
+            boot_id = self._world.clock.boot_id()
+            plan = identify_again(mine.plan, self._world.images, mine.id, boot_id)
+            mine = replace(mine, plan=plan)
+        sources = boot_sources(found, mine, self._world.images)
         for creation in await self._driver.store.read(runs.open_creations):
             if creation.domain == domain:
                 sources = await sources_in_creation(found, creation, self._world.images)

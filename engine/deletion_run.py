@@ -11,6 +11,7 @@ from sqlite_utils import Database
 
 from ..journal import runs
 from ..journal.errors import (
+    AlreadyDecided,
     CommandFailed,
     CommitUnknown,
     JournalBusy,
@@ -23,6 +24,7 @@ from ..journal.errors import (
     WorldError,
 )
 from ..journal.model import FoldPlan
+from ..states.by_hand import refuses_to_undo
 from ..states.commit_per_disk import commit_per_disk
 from ..states.context import (
     Abandon,
@@ -43,7 +45,7 @@ from ..states.start_paused import start_paused
 from ..states.stop import stop
 from ..states.update_metadata import update_metadata
 from ..states.validate import validate
-from ..states.vote import annulment, vote
+from ..states.vote import annulment, diverge, vote
 from .events import ProgressEvent
 from .runner import Runner
 
@@ -154,7 +156,10 @@ class DeletionRun(Runner):
                 await self.ctx.disconnect()
                 move = self._planning_again(error, give_up=replans > REPLAN_LIMIT)
             except Abandon as error:
-                move = self._abandonment(error)
+                going = await self._given_up(error)
+                if going is None:
+                    continue
+                move = going
             except (OutcomeUnknown, CommandFailed, MonitorBusy) as error:
                 errors += 1
                 try:
@@ -175,6 +180,13 @@ class DeletionRun(Runner):
 
     async def give_up(self, because: str) -> str:
         """Roll back on request, from any state before the decision."""
+        if await refuses_to_undo(self.ctx):
+            raise AlreadyDecided(
+                f"Somebody completed a job of the deletion {self.key.id} by hand.",
+                data="The guest writes to the base image since; going back would lose"
+                " that.",
+                remedy=f"`backfold recover {self.key.id}` finishes the deletion.",
+            )
         if self.state in ABANDONABLE:
             await self.fire(self._abandonment(Abandon(because)))
         elif self.state == "validate":
@@ -238,7 +250,8 @@ class DeletionRun(Runner):
             await self.alarm(f"{self.state}: {error.what}")
         await self.ctx.disconnect()
         if refused and self.state in ABANDONABLE:
-            return True
+            if not await refuses_to_undo(self.ctx):
+                return True
         if self.state == "validate" and count >= FAILURE_LIMIT:
             raise Refused([Reason("unreadable", error.what, _LOOK)])
         if count >= (FAILURE_LIMIT if refused else UNKNOWN_LIMIT):
@@ -262,6 +275,17 @@ class DeletionRun(Runner):
             runs.update_deletion(db, self.key, reason=str(error))
 
         return Move(trigger, {"reasons": reasons}, because)
+
+    async def _given_up(self, error: Abandon) -> Move | None:
+        """The move that gives the run up, or the one that goes on (None: here).
+
+        A job that somebody else completed has ended too; then there is only forward.
+        """
+        if not await refuses_to_undo(self.ctx):
+            return self._abandonment(error)
+        if self.state != "vote":
+            return None
+        return Move("back_off", {"because": str(error)}, diverge(self.ctx))
 
     def _abandonment(self, error: Exception) -> Move:
         failed = error.failed if isinstance(error, Abandon) else None

@@ -14,6 +14,7 @@ from typing import Final
 
 from ..journal.errors import CommandFailed
 from ..journal.model import FileStamp, FoldPlan
+from .by_hand import with_votes
 from .context import Abandon, Context, Stuck, locate
 from .hold import hold_of
 from .ports import Job, Session
@@ -90,7 +91,8 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
     `Stuck`; the caller releases then. Safe to be killed in: nothing is decided, the
     overlay is the truth, and `release_votes` finds everything from the hold's row.
     """
-    actives = tuple(fold for fold in folds if fold.is_active)
+    voting = with_votes(ctx, folds)
+    actives = tuple(fold for fold in voting if fold.is_active)
     deadline: float | None = None
     if hold_of(ctx)["stops_guest"]:
         if await session.run_state() != "running":
@@ -105,10 +107,11 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
         )
     written = [fold.base.path for fold in folds]
     await ctx.effects.perform("sync_written", lambda: _sync(ctx, written, deadline))
-    if actives:
-        await ctx.effects.perform("fence", lambda: _fence(ctx, actives))
+    superseded = tuple(fold for fold in folds if fold.is_active)
+    if superseded:
+        await ctx.effects.perform("fence", lambda: _fence(ctx, superseded))
     stamps = {fold.target: _stamps(ctx, fold) for fold in folds}
-    await ctx.effects.perform("look_again", lambda: _look_again(ctx, session, folds))
+    await ctx.effects.perform("look_again", lambda: _look_again(ctx, session, voting))
     _in_time(ctx, deadline, "the fence and the last look")
     ctx.voted = frozenset(stamps)
     return stamps
@@ -170,6 +173,8 @@ def _is_pending(fold: FoldPlan, job: Job | None) -> bool:
 
 async def _fence(ctx: Context, folds: Folds) -> None:
     for fold in folds:
+        if fold.target in ctx.by_hand and ctx.images.identify(fold.top.path) is None:
+            continue  # Who completed its job has put its overlay away, too.
         await ctx.images.rename(fold.top.path, ctx.fence(fold), fold.top.file)
 
 
@@ -194,6 +199,8 @@ async def _look_again(ctx: Context, session: Session, folds: Folds) -> None:
 def _stamps(ctx: Context, fold: FoldPlan) -> tuple[FileStamp, FileStamp]:
     top = ctx.images.stamp(ctx.fence(fold) if fold.is_active else fold.top.path)
     base = ctx.images.stamp(fold.base.path)
+    if fold.target in ctx.by_hand:
+        top = top or base
     if top is None or base is None:
         raise Abandon(f"an image of {fold.target} has vanished")
     return top, base

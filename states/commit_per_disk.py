@@ -6,6 +6,7 @@ from sqlite_utils import Database
 
 from ..journal import runs
 from ..journal.model import FoldPlan
+from .by_hand import completed_by_hand, with_votes
 from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
 from .ports import Job, LiveChain, Session
 
@@ -30,7 +31,10 @@ async def commit_per_disk(ctx: Context) -> Move:
     themselves, and wait when they have converged.
     """
     session = await ctx.require_session()
-    await converge(ctx, session, ctx.plan.folds)
+    if await completed_by_hand(ctx, session):
+        disks = ", ".join(sorted(ctx.by_hand))
+        await ctx.effects.alarm(f"somebody completed the job of {disks} by hand")
+    await converge(ctx, session, with_votes(ctx, ctx.plan.folds))
     await ctx.refresh()
 
     def converged(db: Database) -> None:
@@ -109,7 +113,7 @@ async def _ensure_job(
     await ctx.effects.perform(
         "start_job",
         lambda: session.start(fold, chain, ctx.options.bandwidth),
-        intent=_of(fold),
+        intent=_of(fold) | {"process": session.process},
         noting=noted,
     )
 
@@ -166,5 +170,5 @@ def _has_converged(ctx: Context, fold: FoldPlan, job: Job | None) -> bool:
     return job.status == CONVERGED[fold.is_active]
 
 
-def _of(fold: FoldPlan) -> dict[str, str]:
+def _of(fold: FoldPlan) -> dict[str, str | None]:
     return {"disk": fold.target, "job": fold.job}

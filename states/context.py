@@ -146,6 +146,8 @@ class Context:
     stopped: bool | None = None
     #: Disks that have voted in the present hold.
     voted: frozenset[str] = frozenset()
+    #: Disks whose jobs somebody else completed; see `states.by_hand`.
+    by_hand: frozenset[str] = frozenset()
     back_offs: int = 0
     #: A plan that is about to be stored; the guards of its edge look at it.
     new_plan: Plan | None = None
@@ -197,8 +199,8 @@ class Context:
         if self.interrupted():
             raise LeaveOpen
         await self.refresh()
-        if self.row.state == "pivot":
-            return
+        if self.row.state == "pivot" or self.by_hand:
+            return  # There is only forward.
         if self.row.cancel_requested:
             raise Abandon("a cancel was asked for")
         if self.deadline is not None and self.clock.monotonic() > self.deadline:

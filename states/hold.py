@@ -14,6 +14,7 @@ from sqlite_utils import Database
 
 from ..journal import runs
 from ..journal.model import FoldPlan
+from .by_hand import with_votes
 from .commit_per_disk import forget_jobs
 from .context import Context, Unit
 from .ports import Session
@@ -34,7 +35,7 @@ async def announce_hold(ctx: Context, session: Session, folds: Folds) -> None:
     operator's pause is watched over too, since `cont` in the hold would make it
     wait for disks that are drained.
     """
-    actives = tuple(fold for fold in folds if fold.is_active)
+    actives = tuple(fold for fold in with_votes(ctx, folds) if fold.is_active)
     state = await session.run_state()
     has_guest = bool(actives) and not session.is_helper
     stops = has_guest and state == "running"

@@ -65,6 +65,16 @@ def _overlay_went_on(ctx: Context, fold: FoldPlan) -> bool:
             f"It holds the data of {fold.target} since the decision.",
             "Bring it back to that name, then run recover.",
         )
+    if found in (WentOn.BASE_REPLACED, WentOn.OVERLAY_REPLACED):
+        is_base = found is WentOn.BASE_REPLACED
+        path = fold.base.path if is_base else f"{fold.top.path} (or its fence)"
+        raise Stuck(
+            f"{path} is not the image of the decision: it was replaced, or cut.",
+            f"The data of {fold.target} was complete in {fold.base.path} at the"
+            " decision; nothing was touched.",
+            "Bring the image itself back to its name, then run recover. A file at the"
+            " overlay's name that nobody needs can be moved away.",
+        )
     if found is WentOn.BOTH:
         raise Stuck(
             f"Both {fold.top.path} (or its fence) and {fold.base.path} were changed"

@@ -7,8 +7,9 @@ from sqlite_utils import Database
 from ..journal import catalog, runs
 from ..journal.errors import CommandFailed
 from ..journal.model import FoldPlan
+from .by_hand import completed_by_hand
 from .commit_per_disk import forget_jobs
-from .context import Context, Move, Position, locate
+from .context import Context, Move, Position, Stuck, locate
 from .hold import release_votes
 from .ports import LiveImage, Session
 from .start_paused import end_helper
@@ -25,6 +26,7 @@ async def roll_back(ctx: Context) -> Move:
     await release_votes(ctx)
     session = await ctx.connect()
     if session is not None:
+        await _refuse_to_lose(ctx, session)
         await ctx.effects.perform("cancel_jobs", lambda: _cancel(ctx, session))
         if not session.is_helper:
             await ctx.effects.perform(
@@ -55,6 +57,18 @@ async def roll_back(ctx: Context) -> Move:
 
     await ctx.refresh()
     return Move("proceed", {"written": written}, undone)
+
+
+async def _refuse_to_lose(ctx: Context, session: Session) -> None:
+    """The last look: a guest that is on its base by somebody's hand stays there."""
+    if disks := await completed_by_hand(ctx, session):
+        raise Stuck(
+            f"Somebody completed the job of {', '.join(sorted(disks))} while the"
+            " deletion was given up.",
+            "The guest writes to the base image; nothing is lost as long as it is"
+            " booted from there.",
+            "Leave its QEMU running, and follow the guide's chapter on rescue by hand.",
+        )
 
 
 def _was_written(ctx: Context, fold: FoldPlan) -> bool:

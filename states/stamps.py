@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ..journal.model import FoldPlan
+from ..journal.model import FileId, FileStamp, FoldPlan
 from ..journal.runs import FoldRow
 from .ports import Images
 
@@ -17,19 +17,41 @@ class WentOn(Enum):
     OVERLAY = "the overlay went on: somebody cancelled"
     BOTH = "both changed: nobody can tell"
     BASE_MISSING = "the base is missing"
+    BASE_REPLACED = "the base was replaced or cut"
+    OVERLAY_REPLACED = "the overlay was replaced or cut"
 
 
 def went_on(fold: FoldPlan, row: FoldRow, images: Images, run: str) -> WentOn:
     """Compare the images of an active fold with the stamps of its decision.
 
-    The overlay is looked for under the fence's name and its own. Only reads.
+    The overlay is looked for under the fence's name and its own. One that has its
+    own name counts as having gone on even when it has not changed: somebody took the
+    fence back by hand, and may boot from it any moment. Another file, or a shorter
+    one than at the decision, is nobody's truth. Only reads.
     """
     fence = images.fence_name(fold.top.path, run)
-    top = images.stamp(fence) or images.stamp(fold.top.path)
     base = images.stamp(fold.base.path)
     if base is None:
         return WentOn.BASE_MISSING
-    overlay_changed = top is not None and top != row.top_stamp
-    if base == row.base_stamp:
-        return WentOn.OVERLAY if overlay_changed else WentOn.NOTHING
-    return WentOn.BOTH if overlay_changed else WentOn.BASE
+    if not _is_whole(fold.base.file, row.base_stamp, base, images, fold.base.path):
+        return WentOn.BASE_REPLACED
+    base_changed = base != row.base_stamp
+    fenced = images.stamp(fence)
+    path = fold.top.path if fenced is None else fence
+    top = images.stamp(path)
+    if top is None:  # Put away by somebody: it is superseded.
+        return WentOn.BASE if base_changed else WentOn.NOTHING
+    if not _is_whole(fold.top.file, row.top_stamp, top, images, path):
+        return WentOn.BASE if base_changed else WentOn.OVERLAY_REPLACED
+    if top != row.top_stamp:
+        return WentOn.BOTH if base_changed else WentOn.OVERLAY
+    if base_changed:
+        return WentOn.BASE
+    return WentOn.NOTHING if fenced is not None else WentOn.OVERLAY
+
+
+def _is_whole(
+    file: FileId, then: FileStamp | None, now: FileStamp, images: Images, path: str
+) -> bool:
+    """Whether it is that very file and has not become shorter."""
+    return images.identify(path) == file and (then is None or now.size >= then.size)

@@ -7,6 +7,7 @@ from sqlite_utils import Database
 from ..journal import runs
 from ..journal.errors import OutcomeUnknown
 from .ballot import Stamps, TooMuch, flush_copied, take_votes, wait_for_room
+from .by_hand import completed_by_hand, with_votes
 from .commit_per_disk import have_converged
 from .context import Context, Move, Replan, Unit
 from .hold import announce_hold, release_votes
@@ -22,11 +23,12 @@ async def vote(ctx: Context) -> Move:
         await release_votes(ctx)
         if await ctx.connect() is None:
             raise Replan("QEMU is gone")
-        return Move("back_off", {"because": "a hold was left behind"}, _diverge(ctx))
+        return Move("back_off", {"because": "a hold was left behind"}, diverge(ctx))
     session = await ctx.require_session()
     folds = ctx.plan.folds
-    if not await have_converged(session, folds):
-        return Move("back_off", {"because": "a job is gone"}, _diverge(ctx))
+    await completed_by_hand(ctx, session)
+    if not await have_converged(session, with_votes(ctx, folds)):
+        return Move("back_off", {"because": "a job is gone"}, diverge(ctx))
     await flush_copied(ctx, session, folds)
     await wait_for_room(ctx, session, folds)
     await announce_hold(ctx, session, folds)
@@ -36,7 +38,7 @@ async def vote(ctx: Context) -> Move:
         await release_votes(ctx)
         ctx.back_offs += 1
         await ctx.clock.sleep(min(5.0, 0.1 * 2**ctx.back_offs))
-        return Move("back_off", {"because": str(error)}, _diverge(ctx))
+        return Move("back_off", {"because": str(error)}, diverge(ctx))
     except OutcomeUnknown:
         raise
     except BaseException:
@@ -68,11 +70,13 @@ def annulment(ctx: Context) -> Unit:
     return annul
 
 
-def _diverge(ctx: Context) -> Unit:
-    def diverge(db: Database) -> None:
+def diverge(ctx: Context) -> Unit:
+    """Every fold has to converge again: its vote was released."""
+
+    def again(db: Database) -> None:
         for fold in ctx.row.folds:
             runs.move_fold(
                 db, ctx.key, fold.target, "converged", "diverge", "copying", ctx.author
             )
 
-    return diverge
+    return again

@@ -211,7 +211,6 @@ def test_the_guard_lets_the_guest_go_on(
             await scene.let_helpers_end()
             waited = ran - died
             record_property("released_after_seconds", round(waited, 3))
-            print(f"guard: {point}: {waited * 1000:.0f} ms")
             assert waited < LIMIT
             if stood:
                 told = scene.rows("deletions", "downtime_ms, id")[0][0]

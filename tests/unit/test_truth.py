@@ -133,7 +133,10 @@ def test_with_the_decision_the_base_is_the_truth(fold: str, fenced: bool) -> Non
     row = deletion("pivot", fold)
     here = files().fence() if fenced else files()
 
-    assert boot(row, here) == Disk("vda", "/i/base", "raw")
+    if fold == "voted" and not fenced:  # Somebody took the fence back by hand.
+        assert boot(row, here) == Disk("vda", "/i/top", "qcow2")
+    else:
+        assert boot(row, here) == Disk("vda", "/i/base", "raw")
     assert boot(row, Files(base=BASE)) == Disk("vda", "/i/base", "raw")
 
 
@@ -230,8 +233,34 @@ def test_after_the_switch_the_stamps_do_not_count(fold: str) -> None:
 def test_the_stamps_tell_which_image_went_on(
     fenced: bool, names: tuple[str, ...], outcome: WentOn
 ) -> None:
-    """By size and mtime, under whichever name the overlay has."""
+    """By size and mtime, under whichever name the overlay has.
+
+    An overlay that has its own name again is kept even unchanged: somebody took the
+    fence back by hand.
+    """
+    if outcome is WentOn.NOTHING and not fenced:
+        outcome = WentOn.OVERLAY
+
     assert went(changed(fenced, *names)) is outcome
+
+
+@pytest.mark.parametrize("how", ["another file", "cut"])
+def test_an_image_that_was_replaced_or_cut_is_nobodys_truth(how: str) -> None:
+    """A base that is not the one of the decision did not go on; nor did an overlay."""
+    for name, stamp_of, outcome in (
+        ("/i/base", "/i/base", WentOn.BASE_REPLACED),
+        (FENCE, FENCE, WentOn.OVERLAY_REPLACED),
+    ):
+        here = files().fence()
+        if how == "another file":
+            here._files[name] = ABOVE
+        here.stamps[stamp_of] = FileStamp(511, 2) if how == "cut" else LATER
+
+        assert went(here) is outcome
+        assert source(deletion("pivot", "voted"), here).doubt is not None
+
+    here.stamps["/i/base"] = LATER  # It went on; what became of the other is nothing.
+    assert went(here) is WentOn.BASE
 
 
 def test_an_image_that_is_gone_is_told_apart() -> None:
