@@ -5,14 +5,17 @@ PYTHON ?= python3
 VENV ?= .venv
 # For `make demo` and `make test`: more arguments, as in `make test ARGS=-x`.
 ARGS ?=
+# For `make soak`: how long, and which choices (drawn and printed without it).
+MINUTES ?= 10
+SEED ?=
 
 bin := $(VENV)/bin
 # Newer than pyproject.toml: what that file asks for is installed.
 stamp := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test guard lint diagrams clean debian-venv debian-qemu \
-    debian-test debian-diagrams
+.PHONY: help soak setup demo test guard lint diagrams clean debian-venv \
+    debian-qemu debian-test debian-diagrams
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,6 +31,10 @@ test: $(stamp) debian-test ## run the tests
 guard: $(stamp) debian-test ## kill the engine at every point of a hold; print how long the guest waits
 	BACKFOLD_GUARD_SECONDS=1 $(bin)/python -m pytest -q -n 0 --durations=0 \
 	    --durations-min=60 tests/crash/test_guard.py $(ARGS)
+
+soak: $(stamp) debian-test ## kill deletions at random for MINUTES=...; SEED=... repeats the choices
+	PYTHONPATH=tests $(bin)/python -m soak.run --minutes $(MINUTES) \
+	    $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/ruff check
