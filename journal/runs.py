@@ -378,8 +378,22 @@ def find(db: Database, prefix: str) -> tuple[str, str]:
 def history(db: Database, run: str) -> Iterator[TransitionRow]:
     """Everything that was recorded of a run, in order."""
     for row in db.query("select * from transitions where run = ? order by id", (run,)):
-        fields = {name: row[name] for name in TransitionRow.__slots__}
-        yield TransitionRow(**{**fields, "detail": json.loads(row["detail"])})
+        yield _transition_row(row)
+
+
+def announced(db: Database, run: str, step: str) -> list[TransitionRow]:
+    """Every announcement of a step of a run, in order, done or not."""
+    rows = db.query(
+        "select * from transitions where run = ? and trigger = ? and kind = 'announce'"
+        " order by id",
+        (run, step),
+    )
+    return [_transition_row(row) for row in rows]
+
+
+def _transition_row(row: Mapping[str, Any]) -> TransitionRow:
+    fields = {name: row[name] for name in TransitionRow.__slots__}
+    return TransitionRow(**{**fields, "detail": json.loads(row["detail"])})
 
 
 def _deletion_row(db: Database, row: Mapping[str, Any]) -> DeletionRow:

@@ -113,7 +113,11 @@ async def _ensure_job(
     await ctx.effects.perform(
         "start_job",
         lambda: session.start(fold, chain, ctx.options.bandwidth),
-        intent=_of(fold) | {"process": session.process},
+        intent={
+            **_of(fold),
+            "process": session.process,
+            "boot": ctx.clock.boot_id(),
+        },
         noting=noted,
     )
 

@@ -142,8 +142,8 @@ DELETION: Final = Declaration(
         ),
         State(
             "prepare",
-            "Runs the same checks under the lock, tries out the fence, stores the plan"
-            " and marks the snapshot as being deleted.",
+            "Runs the same checks under the lock, tries out the fence, syncs the frozen"
+            " images, stores the plan and marks the snapshot as being deleted.",
             killed="An empty probe file beside an image, or the helper of an earlier"
             " attempt.",
             recovers="Runs again; the probe file is removed.",
@@ -153,6 +153,13 @@ DELETION: Final = Declaration(
                     "creates, renames and removes a file beside each image that will"
                     " be fenced",
                     "an empty probe file of this run's name",
+                    Recovery.REPEAT,
+                ),
+                Step(
+                    "sync_frozen",
+                    "fsyncs the frozen images, and waits until a write must change"
+                    " their times: validity after a roll back is proved by these",
+                    "nothing",
                     Recovery.REPEAT,
                 ),
                 END_HELPER,
@@ -328,8 +335,9 @@ DELETION: Final = Declaration(
         State(
             "roll_back",
             "Undoes in reverse: jobs cancelled and ended, images read-only again, the"
-            " guest released, the helper ended; the snapshot becomes valid if nothing"
-            " was written into its frozen images, invalid otherwise.",
+            " guest released, the helper ended; the snapshot becomes valid if it is"
+            " proved that nothing was written into its frozen images, invalid"
+            " otherwise.",
             killed="Some of it is undone; the old chain is whole at every moment.",
             recovers="Runs again.",
             steps=(

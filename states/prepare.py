@@ -9,7 +9,8 @@ from sqlite_utils import Database
 from ..journal import catalog, runs
 from ..journal.errors import Refused
 from ..journal.model import Plan
-from .context import SETTLING, Context, Move
+from .context import SETTLING, Context, Move, Stuck
+from .frozen_images import settle
 from .start_paused import end_helper
 
 
@@ -17,7 +18,8 @@ async def prepare(ctx: Context) -> Move:
     """Plan, try out the fences, store the plan, mark the snapshot.
 
     Keeps invariant 3: the row that stores the plan is the transition itself. A kill
-    before it leaves at most a probe file, which the next attempt removes.
+    before it leaves at most a probe file, which the next attempt removes. The frozen
+    images are synced first, so that the stamps in the plan survive a power cut.
     """
     await end_helper(ctx)
     await ctx.disconnect()
@@ -33,6 +35,13 @@ async def prepare(ctx: Context) -> Move:
     if fenced:
         await ctx.effects.perform("probe_fence", probe)
 
+    async def sync() -> None:
+        await ctx.images.sync([fold.base.path for fold in plan.folds])
+        await settle(ctx, plan.folds)
+
+    if plan.folds:
+        await ctx.effects.perform("sync_frozen", sync)
+
     def store(db: Database) -> None:
         runs.update_deletion(db, ctx.key, plan=plan.to_json())
         runs.put_folds(db, ctx.key, [fold.target for fold in plan.folds], "planned")
@@ -45,7 +54,8 @@ async def prepare(ctx: Context) -> Move:
 async def _plan(ctx: Context) -> Plan:
     """Plan; again for a while when a QEMU that has gone still seems to hold images.
 
-    A killed QEMU does not answer any more before it has let go of its files.
+    A killed QEMU does not answer any more before it has let go of its files. A run
+    that has begun is not given up because room is short now: it is left open.
     """
     end = ctx.clock.monotonic() + SETTLING
     while True:
@@ -55,6 +65,12 @@ async def _plan(ctx: Context) -> Plan:
             )
         except Refused as error:
             codes = {reason.code for reason in error.reasons}
+            if ctx.row.plan is not None and codes == {"no_space"}:
+                raise Stuck(
+                    str(error),
+                    "Nothing is lost: the domain has its overlays, as before.",
+                    f"{error.remedy} Then run `backfold recover {ctx.id}`.",
+                ) from error
             settled = ctx.row.plan is None or codes != {"image_in_use"}
             if settled or ctx.clock.monotonic() > end:
                 raise

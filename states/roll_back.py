@@ -5,11 +5,11 @@ from __future__ import annotations
 from sqlite_utils import Database
 
 from ..journal import catalog, runs
-from ..journal.errors import CommandFailed
-from ..journal.model import FoldPlan
+from ..journal.errors import CommandFailed, OutcomeUnknown
 from .by_hand import completed_by_hand
 from .commit_per_disk import forget_jobs
 from .context import Context, Move, Position, Stuck, locate
+from .frozen_images import invalid_reason, written_images
 from .hold import release_votes
 from .ports import LiveImage, Session
 from .start_paused import end_helper
@@ -32,13 +32,15 @@ async def roll_back(ctx: Context) -> Move:
             await ctx.effects.perform(
                 "restore_read_only", lambda: _restore_read_only(ctx, session)
             )
-    await end_helper(ctx)
-    written = [fold.base.path for fold in ctx.plan.folds if _was_written(ctx, fold)]
-    reason = ctx.plan.invalid_before
-    if written:
-        reason = f"deletion {ctx.id} was given up after it wrote into " + ", ".join(
-            written
+    elif await _may_be_copying(ctx):
+        raise OutcomeUnknown(
+            f"QEMU has the images of {ctx.plan.domain}, but no monitor of it answers:"
+            " a job of this deletion may still run there.",
+            remedy="End that process, or make its monitor reachable.",
         )
+    await end_helper(ctx)
+    written = await written_images(ctx)
+    reason = invalid_reason(ctx.id, ctx.plan.invalid_before, written)
 
     def undone(db: Database) -> None:
         for fold in ctx.row.folds:
@@ -56,7 +58,7 @@ async def roll_back(ctx: Context) -> Move:
         catalog.mark_snapshot(db, ctx.plan.domain, ctx.plan.snapshot, status, reason)
 
     await ctx.refresh()
-    return Move("proceed", {"written": written}, undone)
+    return Move("proceed", {"written": sorted(written)}, undone)
 
 
 async def _refuse_to_lose(ctx: Context, session: Session) -> None:
@@ -71,9 +73,17 @@ async def _refuse_to_lose(ctx: Context, session: Session) -> None:
         )
 
 
-def _was_written(ctx: Context, fold: FoldPlan) -> bool:
-    """Whether a frozen image changed since the first plan of this run."""
-    return ctx.images.stamp(fold.base.path) != fold.base_stamp
+async def _may_be_copying(ctx: Context) -> bool:
+    """Whether a QEMU that nobody can ask may still write into a frozen image.
+
+    A helper is known by its process, so that one that is gone copies no more.
+    """
+    if ctx.plan.power == "off":
+        return False
+    if not await ctx.read(lambda db: runs.announced(db, ctx.id, "start_job")):
+        return False
+    users = [await ctx.images.users(fold.base.path) for fold in ctx.plan.folds]
+    return any(user.holds for found in users for user in found)
 
 
 async def _cancel(ctx: Context, session: Session) -> None:
