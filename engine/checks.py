@@ -217,6 +217,23 @@ def bases_have_space(facts: Facts) -> Iterator[Reason]:
             )
 
 
+def storage_is_trusted(facts: Facts) -> Iterator[Reason]:
+    """No image to be written into could not be flushed since the host was started."""
+    for disk in facts.disks:
+        if not disk.has_fold:
+            continue
+        for image in (disk.base, disk.above):
+            if image is not None and image.path in facts.failed_flushes:
+                yield Reason(
+                    "flush_failed",
+                    f"{image.path} could not be flushed at"
+                    f" {facts.failed_flushes[image.path]}: what is stored may differ"
+                    " from what the kernel holds.",
+                    "Look at the storage, restart the host, and run `qemu-img check`.",
+                    disk.target,
+                )
+
+
 def fence_is_possible(facts: Facts) -> Iterator[Reason]:
     """A superseded active image can be renamed."""
     for disk in facts.disks:
@@ -258,6 +275,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     nothing_foreign_in_qemu,
     base_belongs_to_chain,
     bases_have_space,
+    storage_is_trusted,
     fence_is_possible,
     not_managed_by_libvirt,
 )

@@ -14,6 +14,7 @@ from ..journal.errors import (
     AlreadyDecided,
     CommandFailed,
     CommitUnknown,
+    FlushFailed,
     JournalBusy,
     JournalError,
     MonitorBusy,
@@ -248,10 +249,20 @@ class DeletionRun(Runner):
         refused = isinstance(error, CommandFailed)
         with suppress(JournalError):
             await self.alarm(f"{self.state}: {error.what}")
+        if isinstance(error, FlushFailed):
+            await self._remember_failed_flush(error)
         await self.ctx.disconnect()
         if refused and self.state in ABANDONABLE:
             if not await refuses_to_undo(self.ctx):
                 return True
+        if isinstance(error, FlushFailed):
+            raise Stuck(
+                error.what,
+                "Old and new images are both there; nothing was removed.",
+                "Look at the storage. What the kernel holds of that file may differ"
+                " from what is stored: restart the host, then run"
+                f" `backfold recover {self.key.id}`.",
+            ) from error
         if self.state == "validate" and count >= FAILURE_LIMIT:
             raise Refused([Reason("unreadable", error.what, _LOOK)])
         if count >= (FAILURE_LIMIT if refused else UNKNOWN_LIMIT):
@@ -264,6 +275,15 @@ class DeletionRun(Runner):
         await self.clock.sleep(min(2.0, 0.05 * 2**count))
         await self.refresh()
         return False
+
+    async def _remember_failed_flush(self, error: FlushFailed) -> None:
+        """Nobody asks for this file again in this boot; see `Context.sync`."""
+        detail = {"path": error.path, "boot": self.clock.boot_id()}
+        await self.store.write(
+            lambda db: runs.remark(
+                db, self.key, self.state, "flush_failed", self.author, detail
+            )
+        )
 
     def _refusal(self, error: Refused) -> Move:
         """Refused before anything was planned: history. Later: the run is given up."""

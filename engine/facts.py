@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ..journal import catalog, runs
@@ -112,6 +112,8 @@ class Facts:
     managed: Mapping[FileId, str]
     insist: bool
     boot_id: str
+    #: Files that could not be flushed in this boot, and when.
+    failed_flushes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_alive(self) -> bool:
@@ -136,6 +138,9 @@ class Reader:
         others = await self.store.read(lambda db: catalog.snapshots(db, name))
         open_runs = await self.store.read(
             lambda db: runs.open_run_reasons(db, name, but=run)
+        )
+        failed = await self.store.read(
+            lambda db: runs.failed_flushes(db, self.boot_id())
         )
         busy = False
         session: Session | None = None
@@ -173,6 +178,7 @@ class Reader:
             managed=self.managed(),
             insist=insist,
             boot_id=self.boot_id(),
+            failed_flushes=failed,
         )
 
     async def chain(self, path: str, format: str) -> ChainFacts:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from ..journal.errors import CommandFailed, OutcomeUnknown
+from ..journal.errors import CommandFailed, FlushFailed, OutcomeUnknown
 from ..journal.model import FileId, FileStamp
 from . import image_locks
 
@@ -215,11 +215,7 @@ def sync(path: str) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        raise CommandFailed(
-            f"{path} could not be flushed: {error.strerror}",
-            data="What was last written into it may not survive a power cut.",
-            remedy="Look at the storage; asking again would prove nothing.",
-        ) from error
+        raise FlushFailed(path, error.strerror or str(error)) from error
     finally:
         os.close(descriptor)
 

@@ -6,6 +6,8 @@ and each state looks at the world before it acts.
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlite_utils import Database
 
 from ..journal import runs
@@ -17,6 +19,15 @@ from ..states.outlook import Outlook
 from .driver import Driver
 from .events import OnEvent
 from .results import Creation, Deletion
+
+#: What is left to do, by the states that there is no way back from.
+FORWARD: Final = {
+    "pivot": "it brings every disk to its base, lets the guest go on if it still"
+    " stands, records that in the catalog, and removes the overlays",
+    "update_metadata": "it records in the catalog what the disks are now, and removes"
+    " the superseded images, each after a proof that nothing uses it",
+    "stop": "it ends the helper and checks the images",
+}
 
 #: How long recovery waits for a guard that is ending a hold, in seconds.
 PATIENCE = 5.0
@@ -150,11 +161,15 @@ async def cancel(driver: Driver, run: str, on_event: OnEvent | None) -> Deletion
 
 
 def refuse_decided(row: DeletionRow) -> None:
-    """Raise `AlreadyDecided` when there is no way back any more."""
+    """Raise `AlreadyDecided` when there is no way back any more.
+
+    It says what `recover` would do instead.
+    """
     if row.state not in UNDECIDED:
         raise AlreadyDecided(
-            f"The deletion {row.id} is past its decision ({row.state}).",
+            f"The deletion {row.id} is past its decision ({row.state}): it cannot be"
+            " rolled back.",
             data="The data is in the base images; going back would lose what the guest"
             " has written since.",
-            remedy=f"`backfold recover {row.id}` finishes it.",
+            remedy=f"`backfold recover {row.id}` finishes it: {FORWARD[row.state]}.",
         )

@@ -20,6 +20,7 @@ BackfoldError
     │   └── Disconnected     the connection to QEMU ended
     ├── MonitorBusy          somebody else talks to the monitor
     └── CommandFailed        QEMU or the system answered with an error
+        └── FlushFailed      an fsync failed: the next one would prove nothing
 """
 
 from __future__ import annotations
@@ -221,3 +222,21 @@ class CommandFailed(WorldError):
     """QEMU, qemu-img or the system answered with an error."""
 
     code = "command_failed"
+
+
+class FlushFailed(CommandFailed):
+    """A file could not be flushed. Asking again proves nothing.
+
+    The kernel forgets what it could not write, and the next fsync succeeds.
+    """
+
+    code = "flush_failed"
+
+    def __init__(self, path: str, why: str) -> None:
+        """``path`` is the file, ``why`` what the system said."""
+        super().__init__(
+            f"{path} could not be flushed: {why}.",
+            data="What was last written into it may not be on the storage.",
+            remedy="Look at the storage; asking again would prove nothing.",
+        )
+        self.path, self.why = path, why

@@ -391,6 +391,20 @@ def announced(db: Database, run: str, step: str) -> list[TransitionRow]:
     return [_transition_row(row) for row in rows]
 
 
+def failed_flushes(db: Database, boot_id: str) -> Mapping[str, str]:
+    """Files that could not be flushed in this boot of the host, and when, by path.
+
+    Of any run: the kernel forgets such a failure, whoever asks next.
+    """
+    rows = db.execute(
+        "select detail, at from transitions where trigger = 'flush_failed' order by at"
+    ).fetchall()
+    found = [(json.loads(detail), str(at)) for detail, at in rows]
+    return {
+        str(detail["path"]): at for detail, at in found if detail["boot"] == boot_id
+    }
+
+
 def _transition_row(row: Mapping[str, Any]) -> TransitionRow:
     fields = {name: row[name] for name in TransitionRow.__slots__}
     return TransitionRow(**{**fields, "detail": json.loads(row["detail"])})

@@ -179,6 +179,14 @@ def version_1(db: Database) -> None:
         db.execute(statement)
 
 
+@MIGRATIONS()
+def version_2(db: Database) -> None:
+    """Find files that could not be flushed without reading all of the history."""
+    db.execute(
+        "CREATE INDEX failed_flushes ON transitions (at) WHERE trigger = 'flush_failed'"
+    )
+
+
 def _statements(script: str) -> Iterable[str]:
     """Split a script at its statements' ends; `executescript` would commit."""
     statement = ""

@@ -12,10 +12,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ..journal.errors import CommandFailed
+from ..journal.errors import CommandFailed, FlushFailed
 from ..journal.model import FileStamp, FoldPlan
 from .by_hand import with_votes
-from .context import Abandon, Context, Stuck, locate
+from .commit_per_disk import refuse_stuck
+from .context import Abandon, Context, locate
 from .hold import hold_of
 from .ports import Job, Session
 from .watch import STANDING
@@ -49,14 +50,21 @@ async def flush_copied(ctx: Context, session: Session, folds: Folds) -> None:
             depth = None if chain is None else chain.index(fold.base.file)
             if chain is None or depth is None:
                 raise CommandFailed(f"The base of {fold.target} is not in the graph.")
-            await session.flush(chain.images[depth])
-        await ctx.images.sync([fold.base.path for fold in waiting])
+            try:
+                await session.flush(chain.images[depth])
+            except FlushFailed as error:
+                # By the name that the plan has for it, not by QEMU's.
+                raise FlushFailed(fold.base.path, error.why) from error
+        await ctx.sync([fold.base.path for fold in waiting])
 
     await ctx.effects.perform("flush_copied", flush)
 
 
 async def wait_for_room(ctx: Context, session: Session, folds: Folds) -> None:
-    """Return when what is left on all active disks fits half the downtime."""
+    """Return when what is left on all active disks fits half the downtime.
+
+    Raises `Stuck` when a job waits after an I/O error: it would wait for ever.
+    """
     names = [fold.job for fold in folds if fold.is_active]
     before: Mapping[str, Job] = {}
     began = ctx.clock.monotonic()
@@ -71,6 +79,9 @@ async def wait_for_room(ctx: Context, session: Session, folds: Folds) -> None:
         rate = max(RATE_FLOOR, copied / elapsed if before and elapsed > 0 else 0)
         if ctx.options.bandwidth is not None:
             rate = min(rate, ctx.options.bandwidth)
+        for fold in folds:
+            if fold.job in jobs:
+                refuse_stuck(ctx, fold, jobs[fold.job])
         left = sum(jobs[name].remaining for name in names if name in jobs)
         if left / rate * 1000 <= ctx.options.max_downtime_ms / 2:
             return
@@ -140,6 +151,10 @@ async def _complete(
     ctx: Context, session: Session, folds: Folds, deadline: float | None
 ) -> None:
     jobs = await session.jobs()
+    for fold in folds:
+        if fold.job in jobs:
+            # Not asked to complete, it is not cancelled either: it can go on.
+            refuse_stuck(ctx, fold, jobs[fold.job])
     left = sum(jobs[fold.job].remaining for fold in folds if fold.job in jobs)
     rate = min(RATE_FLOOR, ctx.options.bandwidth or RATE_FLOOR)
     if deadline is not None and left / rate * 1000 > ctx.options.max_downtime_ms:
@@ -150,24 +165,19 @@ async def _complete(
         await session.complete(fold.job)
     while True:
         jobs = await session.jobs()
-        if all(_is_pending(fold, jobs.get(fold.job)) for fold in folds):
+        if all(_is_pending(ctx, fold, jobs.get(fold.job)) for fold in folds):
             return
         if deadline is not None and ctx.clock.monotonic() > deadline:
             raise TooMuch("the jobs did not drain within the downtime")
         await session.wait(0.02)
 
 
-def _is_pending(fold: FoldPlan, job: Job | None) -> bool:
+def _is_pending(ctx: Context, fold: FoldPlan, job: Job | None) -> bool:
     if job is None or job.status in ("concluded", "aborting"):
         why = (job.error if job else None) or "somebody cancelled it"
         what = f"the job of {fold.target} ended before its vote: {why}"
         raise Abandon(what, failed=fold.target)
-    if job.stuck is not None:
-        raise Stuck(
-            f"The last of {fold.target} could not be copied: {job.stuck}.",
-            "Nothing is lost: the disk runs on its overlay.",
-            f"Make room for {fold.base.path} and look at its storage, then recover.",
-        )
+    refuse_stuck(ctx, fold, job)
     return job.status == "pending"
 
 
@@ -186,7 +196,7 @@ async def _look_again(ctx: Context, session: Session, folds: Folds) -> None:
     """
     jobs = await session.jobs()
     for fold in folds:
-        if not _is_pending(fold, jobs.get(fold.job)):
+        if not _is_pending(ctx, fold, jobs.get(fold.job)):
             raise Abandon(f"the vote of {fold.target} was taken back by somebody")
     state = await session.run_state()
     hold = hold_of(ctx)

@@ -155,6 +155,17 @@ def _has_converged(ctx: Context, fold: FoldPlan, job: Job | None) -> bool:
     if job.status in ("concluded", "aborting"):
         why = job.error or "somebody cancelled it"
         raise Abandon(f"the job of {fold.target} ended: {why}", failed=fold.target)
+    refuse_stuck(ctx, fold, job)
+    if fold.is_active and job.status == "pending":
+        raise Abandon(f"somebody else completed the job of {fold.target}")
+    return job.status == CONVERGED[fold.is_active]
+
+
+def refuse_stuck(ctx: Context, fold: FoldPlan, job: Job) -> None:
+    """Raise `Stuck` when a job waits after an I/O error; `recover` lets it go on.
+
+    It is not cancelled, so that nothing has to be copied twice.
+    """
     if job.stuck is not None:
         short = job.stuck == "nospace"
         raise Stuck(
@@ -169,9 +180,6 @@ def _has_converged(ctx: Context, fold: FoldPlan, job: Job | None) -> bool:
             )
             + f", then run `backfold recover {ctx.id}`.",
         )
-    if fold.is_active and job.status == "pending":
-        raise Abandon(f"somebody else completed the job of {fold.target}")
-    return job.status == CONVERGED[fold.is_active]
 
 
 def _of(fold: FoldPlan) -> dict[str, str | None]:

@@ -6,7 +6,7 @@ first and acts on what it finds, so that recovery is running it again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final, Protocol, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 from sqlite_utils import Database
 
 from ..journal import runs
-from ..journal.errors import MonitorBusy
+from ..journal.errors import FlushFailed, MonitorBusy
 from ..journal.model import FoldPlan, Plan
 from ..journal.runs import Author, DeletionRow, RunKey
 from .identities import identify_again
@@ -243,6 +243,26 @@ class Context:
     async def chains(self, session: Session) -> tuple[LiveChain, ...]:
         """The graph, with fenced images found under their new names."""
         return await session.chains(self.aliases())
+
+    async def sync(self, paths: Sequence[str]) -> None:
+        """Make durable what anybody wrote into these files.
+
+        Raises `FlushFailed`.
+        """
+        await self.refuse_failed_flushes(paths)
+        await self.images.sync(paths)
+
+    async def refuse_failed_flushes(self, paths: Sequence[str]) -> None:
+        """Raise `FlushFailed` for a file that could not be flushed in this boot.
+
+        The kernel has forgotten what it could not write, so that an fsync that
+        succeeds now would prove nothing.
+        """
+        boot = self.clock.boot_id()
+        failed = await self.read(lambda db: runs.failed_flushes(db, boot))
+        for path in paths:
+            if path in failed:
+                raise FlushFailed(path, f"this has failed already, at {failed[path]}")
 
     def aliases(self) -> dict[str, str]:
         """Old names of images that are, or were, fenced, to their present ones."""

@@ -35,6 +35,7 @@ async def announce_hold(ctx: Context, session: Session, folds: Folds) -> None:
     operator's pause is watched over too, since `cont` in the hold would make it
     wait for disks that are drained.
     """
+    await ctx.refuse_failed_flushes([fold.base.path for fold in folds])
     actives = tuple(fold for fold in with_votes(ctx, folds) if fold.is_active)
     state = await session.run_state()
     has_guest = bool(actives) and not session.is_helper
@@ -77,9 +78,14 @@ async def release_votes(ctx: Context) -> None:
         session = await ctx.connect()
         if session is not None:
             await _cancel_votes(ctx, session, actives)
-        await take_fences_back(ctx, actives)
-        if session is not None:
-            await let_guest_go(ctx, session)
+        try:
+            await take_fences_back(ctx, actives)
+        finally:
+            # A name that cannot be changed back, or made durable, must not freeze a
+            # guest: the hold's row stays, and recovery takes the fence back.
+            if session is not None:
+                await let_guest_go(ctx, session)
+                ctx.stopped = False
 
     def noted(_: None) -> Unit:
         return released(ctx)

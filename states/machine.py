@@ -36,7 +36,7 @@ class Moment(StrEnum):
 
 
 #: Rows beside the edges and steps that every state of every machine may write.
-REMARKS = ("claim", "alarm", "request_cancel")
+REMARKS = ("claim", "alarm", "request_cancel", "flush_failed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,7 @@ async def _settle(ctx: Context, session: Session | None) -> None:
     changed = [fold for fold in ctx.plan.folds if fold.above is not None]
 
     async def sync_headers() -> None:
-        await ctx.images.sync([fold.above.path for fold in changed if fold.above])
+        await ctx.sync([fold.above.path for fold in changed if fold.above])
         for fold in changed:
             assert fold.above is not None
             header = await ctx.images.header(fold.above.path, fold.above.format)

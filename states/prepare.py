@@ -36,7 +36,7 @@ async def prepare(ctx: Context) -> Move:
         await ctx.effects.perform("probe_fence", probe)
 
     async def sync() -> None:
-        await ctx.images.sync([fold.base.path for fold in plan.folds])
+        await ctx.sync([fold.base.path for fold in plan.folds])
         await settle(ctx, plan.folds)
 
     if plan.folds:

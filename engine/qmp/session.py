@@ -7,7 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...journal.errors import CommandFailed, Disconnected, OutcomeUnknown
+from ...journal.errors import (
+    CommandFailed,
+    Disconnected,
+    FlushFailed,
+    OutcomeUnknown,
+)
 from ...journal.model import FileId, FoldPlan, Image, OverlayPlan
 from ...states.ports import Job, LiveChain, LiveImage
 from .. import helper_process
@@ -305,8 +310,6 @@ def _sync(image: LiveImage) -> None:
         if image.file == FileId(found.st_dev, found.st_ino):
             os.fsync(handle)
     except OSError as error:
-        raise CommandFailed(
-            f"cannot sync {image.filename}: {error.strerror}"
-        ) from error
+        raise FlushFailed(image.filename, error.strerror or str(error)) from error
     finally:
         os.close(handle)

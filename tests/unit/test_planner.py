@@ -270,3 +270,22 @@ def test_all_reasons_are_told_at_once(tmp_path: Path) -> None:
     assert ("fence_impossible", "vdc") in codes
     assert "/x is in use: qemu." in caught.value.what
     assert caught.value.exit_status == 4
+
+
+@pytest.mark.parametrize("which", ["base", "above"])
+def test_an_image_that_could_not_be_flushed_is_not_trusted_again(
+    tmp_path: Path, which: str
+) -> None:
+    """Another deletion would ask the kernel again, which has forgotten it."""
+    middle = disk(tmp_path, "vda", depth=2)
+    image = middle.base if which == "base" else middle.chain.images[0]
+    found = replace(facts(middle), failed_flushes={image.path: "then"})
+
+    with pytest.raises(Refused) as caught:
+        asyncio.run(planner(found).plan(RUN, "d", "s", insist=False))
+
+    (reason,) = caught.value.reasons
+    assert (reason.code, reason.disk) == ("flush_failed", "vda")
+    assert image.path in reason.message
+    top = replace(facts(middle), failed_flushes={middle.top.path: "then"})
+    asyncio.run(planner(top).plan(RUN, "d", "s", insist=False))

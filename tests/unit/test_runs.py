@@ -605,3 +605,37 @@ def test_a_plan_of_another_version_does_not_hide_the_run(db: Database) -> None:
     assert (row.id, row.plan, row.has_foreign_plan) == (RUN, None, True)
     runs.update_deletion(db, key, plan=None)
     assert not runs.deletion(db, RUN).has_foreign_plan
+
+
+def test_announcements_of_a_step_are_found_done_or_not(db: Database) -> None:
+    key = runs.begin_deletion(db, RUN, "d", "s", {}, "commit_per_disk", ME)
+    runs.announce(db, key, "commit_per_disk", "start_job", ME, {"disk": "vda"})
+    runs.note(db, key, "commit_per_disk", "start_job", ME, {})
+    runs.announce(db, key, "commit_per_disk", "resume_job", ME, {"disk": "vda"})
+    runs.announce(db, key, "commit_per_disk", "start_job", LATER, {"disk": "vdb"})
+
+    found = runs.announced(db, RUN, "start_job")
+
+    assert [(row.detail["disk"], row.at) for row in found] == [
+        ("vda", ME.at),
+        ("vdb", LATER.at),
+    ]
+
+
+def test_a_failed_flush_counts_for_the_boot_that_it_was_in(db: Database) -> None:
+    """Whichever run it was, and without reading all of the history."""
+    key = runs.begin_deletion(db, RUN, "d", "s", {}, "vote", ME)
+    for path, boot in (("/a", "first"), ("/b", "second")):
+        detail = {"path": path, "boot": boot}
+        runs.remark(db, key, "vote", "flush_failed", ME, detail)
+
+    assert runs.failed_flushes(db, "first") == {"/a": ME.at}
+    assert runs.failed_flushes(db, "second") == {"/b": ME.at}
+    assert runs.failed_flushes(db, "third") == {}
+    plan = str(
+        db.execute(
+            "explain query plan select detail, at from transitions"
+            " where trigger = 'flush_failed' order by at"
+        ).fetchall()
+    )
+    assert "failed_flushes" in plan
