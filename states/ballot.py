@@ -15,7 +15,7 @@ from typing import Final
 from ..journal.errors import CommandFailed, FlushFailed
 from ..journal.model import FileStamp, FoldPlan
 from .by_hand import with_votes
-from .commit_per_disk import refuse_stuck
+from .commit_per_disk import Waits, refuse_stuck
 from .context import Abandon, Context, locate
 from .hold import hold_of
 from .ports import Job, Session
@@ -63,10 +63,11 @@ async def flush_copied(ctx: Context, session: Session, folds: Folds) -> None:
 async def wait_for_room(ctx: Context, session: Session, folds: Folds) -> None:
     """Return when what is left on all active disks fits half the downtime.
 
-    Raises `Stuck` when a job waits after an I/O error: it would wait for ever.
+    Raises `Stuck` when a job has stopped: it would be waited for for ever.
     """
     names = [fold.job for fold in folds if fold.is_active]
     before: Mapping[str, Job] = {}
+    waits = Waits(ctx)
     began = ctx.clock.monotonic()
     while True:
         jobs = await session.jobs()
@@ -81,7 +82,7 @@ async def wait_for_room(ctx: Context, session: Session, folds: Folds) -> None:
             rate = min(rate, ctx.options.bandwidth)
         for fold in folds:
             if fold.job in jobs:
-                refuse_stuck(ctx, fold, jobs[fold.job])
+                waits.look(fold, jobs[fold.job])
         left = sum(jobs[name].remaining for name in names if name in jobs)
         if left / rate * 1000 <= ctx.options.max_downtime_ms / 2:
             return

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlite_utils import Database
 
 from ..journal import runs
+from ..journal.errors import CommandFailed
 from ..journal.model import FoldPlan
 from .by_hand import completed_by_hand, with_votes
 from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
@@ -21,6 +24,16 @@ _WAY = {
 
 #: Jobs whose copy is complete, by whether the fold is active.
 CONVERGED = {True: "ready", False: "pending"}
+
+
+#: How long a job may be paused without an error before it counts as stopped, seconds.
+PAUSE_PATIENCE: Final = 5.0
+#: Why a job waits, by what QEMU says of it.
+_STUCK: Final = {
+    "nospace": "no space is left",
+    "failed": "an I/O error",
+    "paused": "somebody paused it, or the guest was continued after an I/O error",
+}
 
 
 async def commit_per_disk(ctx: Context) -> Move:
@@ -60,9 +73,10 @@ async def converge(ctx: Context, session: Session, folds: tuple[FoldPlan, ...]) 
         if chain is None or position is not Position.ON_TOP:
             raise Replan(f"the chain of {fold.target} is not what was planned")
         await _ensure_job(ctx, session, fold, chain, jobs.get(fold.job))
+    waits = Waits(ctx)
     while True:
         jobs = await session.jobs()
-        if all(_has_converged(ctx, fold, jobs.get(fold.job)) for fold in folds):
+        if all(_has_converged(ctx, fold, jobs.get(fold.job), waits) for fold in folds):
             return
         await ctx.checkpoint()
         await session.wait(0.5)
@@ -91,7 +105,7 @@ async def _ensure_job(
     if job is not None:
         if job.stuck is not None:
             await ctx.effects.perform(
-                "resume_job", lambda: session.resume(fold.job), intent=_of(fold)
+                "resume_job", lambda: _resume(session, fold.job), intent=_of(fold)
             )
         return
     if fold.above is not None:
@@ -122,6 +136,16 @@ async def _ensure_job(
     )
 
 
+async def _resume(session: Session, job: str) -> None:
+    """Let a job go on; one that goes on by itself by now is not an error."""
+    try:
+        await session.resume(job)
+    except CommandFailed:
+        found = (await session.jobs()).get(job)
+        if found is not None and found.stuck is not None:
+            raise
+
+
 async def dismiss_ended(
     ctx: Context, session: Session, folds: tuple[FoldPlan, ...]
 ) -> None:
@@ -148,17 +172,40 @@ async def forget_jobs(session: Session, folds: tuple[FoldPlan, ...]) -> None:
             await session.wait(0.2)
 
 
-def _has_converged(ctx: Context, fold: FoldPlan, job: Job | None) -> bool:
+def _has_converged(ctx: Context, fold: FoldPlan, job: Job | None, waits: Waits) -> bool:
     if job is None:
         raise Abandon(f"the job of {fold.target} has vanished: somebody dismissed it")
     ctx.effects.progress(fold, job)
     if job.status in ("concluded", "aborting"):
         why = job.error or "somebody cancelled it"
         raise Abandon(f"the job of {fold.target} ended: {why}", failed=fold.target)
-    refuse_stuck(ctx, fold, job)
+    waits.look(fold, job)
     if fold.is_active and job.status == "pending":
         raise Abandon(f"somebody else completed the job of {fold.target}")
     return job.status == CONVERGED[fold.is_active]
+
+
+class Waits:
+    """Looks at jobs that are waited for, and finds those that do not go on.
+
+    A pause without an error may be a moment's drain inside of QEMU, so that it must
+    last before it counts.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        """Nothing was seen yet."""
+        self._ctx = ctx
+        self._since: dict[str, float] = {}
+
+    def look(self, fold: FoldPlan, job: Job) -> None:
+        """Raise `Stuck` when this job has stopped."""
+        refuse_stuck(self._ctx, fold, job)
+        if job.stuck is None:
+            self._since.pop(job.id, None)
+            return
+        now = self._ctx.clock.monotonic()
+        if now - self._since.setdefault(job.id, now) > PAUSE_PATIENCE:
+            raise _stuck(self._ctx, fold, job)
 
 
 def refuse_stuck(ctx: Context, fold: FoldPlan, job: Job) -> None:
@@ -166,20 +213,23 @@ def refuse_stuck(ctx: Context, fold: FoldPlan, job: Job) -> None:
 
     It is not cancelled, so that nothing has to be copied twice.
     """
-    if job.stuck is not None:
-        short = job.stuck == "nospace"
-        raise Stuck(
-            f"The copy of {fold.target} stopped: "
-            + ("no space is left." if short else "an I/O error."),
-            "Nothing is lost: the disk still runs on its overlay, and the job waits"
-            " where it stopped.",
-            (
-                f"Make room on the file system of {fold.base.path}"
-                if short
-                else f"Look at the storage of {fold.top.path} and {fold.base.path}"
-            )
-            + f", then run `backfold recover {ctx.id}`.",
+    if job.stuck not in (None, "paused"):
+        raise _stuck(ctx, fold, job)
+
+
+def _stuck(ctx: Context, fold: FoldPlan, job: Job) -> Stuck:
+    why = _STUCK[job.stuck or "paused"]
+    return Stuck(
+        f"The copy of {fold.target} stopped: {why}.",
+        "Nothing is lost: the disk still runs on its overlay, and the job waits where"
+        " it stopped.",
+        (
+            f"Make room on the file system of {fold.base.path}"
+            if job.stuck == "nospace"
+            else f"Look at the storage of {fold.top.path} and {fold.base.path}"
         )
+        + f", then run `backfold recover {ctx.id}`.",
+    )
 
 
 def _of(fold: FoldPlan) -> dict[str, str | None]:

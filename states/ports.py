@@ -65,7 +65,8 @@ class LiveChain:
 class Job:
     """A block job: ``status`` as QEMU names it, ``done`` and ``total`` in bytes.
 
-    ``stuck`` is ``nospace`` or ``failed`` while it waits after an I/O error.
+    ``stuck`` is ``nospace`` or ``failed`` while it waits after an I/O error, and
+    ``paused`` when somebody paused it or QEMU has forgotten the error (after `cont`).
     """
 
     id: str

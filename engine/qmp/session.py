@@ -271,8 +271,12 @@ class QmpSession:
 
 
 def _job(job: Mapping[str, Any], details: Mapping[str, Any]) -> Job:
+    # `cont` makes QEMU forget why a job stopped, but not that it is paused. In PENDING
+    # a job counts as paused by its own drain.
     state = details.get("io-status")
-    stuck = state in ("nospace", "failed") and details.get("paused")
+    why = state if state in ("nospace", "failed") else None
+    if why is None and job["status"] in ("paused", "standby"):
+        why = "paused"
     return Job(
         id=job["id"],
         type=job["type"],
@@ -280,7 +284,7 @@ def _job(job: Mapping[str, Any], details: Mapping[str, Any]) -> Job:
         done=job["current-progress"],
         total=job["total-progress"],
         error=job.get("error"),
-        stuck=state if stuck else None,
+        stuck=why if details.get("paused") else None,
     )
 
 

@@ -27,7 +27,7 @@ from backfold.engine.demo.machine import Machine
 from backfold.engine.images import QemuImages
 from backfold.engine.results import Deletion, DomainDisk
 from backfold.journal.model import Disk, FileId, Snapshot
-from backfold.states.ports import Guard, Images, Probe
+from backfold.states.ports import Clock, Guard, Images, Probe
 from backfold.states.watch import Watch
 
 #: The name of the domain, and how large its disks are.
@@ -179,6 +179,7 @@ class Scene:
         *,
         probe: Probe | None = None,
         images: Images | None = None,
+        clock: Clock | None = None,
         managed: Callable[[], Mapping[FileId, str]] = nobody_manages,
     ) -> Engine:
         """One more engine on the same journal; not open yet."""
@@ -186,6 +187,7 @@ class Scene:
             self.journal,
             probe=probe,
             images=images,
+            clock=clock,
             guard=self.guard,
             managed=managed,
             locks=self.locks,

@@ -1,0 +1,680 @@
+"""Roll back tells the truth, and what fails by itself can be continued.
+
+What a snapshot's status says is compared with the bytes of its frozen images: valid
+means that they are those of before the deletion, to the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backfold.engine.clock import SystemClock
+from backfold.engine.demo.machine import MachineError
+from backfold.engine.results import Deletion
+from backfold.journal.errors import (
+    AlreadyDecided,
+    BackfoldError,
+    Interrupted,
+    Refused,
+    RolledBack,
+)
+from real.faults import FailingSync, Faults, build
+from real.scene import DOMAIN, At, NoGuard, Scene, play
+
+#: Microseconds between the guest's writes, for copies that have to catch up.
+CALM = 8000
+VICTIM = Path(__file__).parents[1] / "crash" / "victim.py"
+GIVEN_UP = "was given up"
+
+
+class Crash(BaseException):
+    """This engine does not go on: as a kill, outside of a hold."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+class Rebooted(SystemClock):
+    """The host was started again, as far as the boot id tells."""
+
+    def boot_id(self) -> str:
+        return "another-boot"
+
+
+def scene_in(folder: Path, **options: Any) -> Scene:
+    return Scene(folder, guard=NoGuard(), **options)
+
+
+def graph(scene: Scene) -> dict[str, bool]:
+    """Images that QEMU has open, and whether each is read-only."""
+    if not scene.is_started():
+        return {}
+    nodes = scene.machine.qmp("query-named-block-nodes", flat=True)
+    return {node["file"]: node["ro"] for node in nodes if node["drv"] == "qcow2"}
+
+
+async def frozen(scene: Scene, snapshot: str) -> dict[str, bytes]:
+    """What is in the frozen images of a snapshot, by disk, byte for byte."""
+    found = await scene.engine.catalog.snapshot(DOMAIN, snapshot)
+    return {disk.target: Path(disk.frozen).read_bytes() for disk in found.disks}
+
+
+async def status(scene: Scene, snapshot: str) -> tuple[str, str]:
+    found = await scene.engine.catalog.snapshot(DOMAIN, snapshot)
+    return found.status, found.reason or ""
+
+
+def only_run(scene: Scene) -> str:
+    ((run, _),) = scene.open_runs()
+    return str(run)
+
+
+def starts(scene: Scene) -> list[str]:
+    """The jobs that were announced, in order."""
+    rows = scene.rows("transitions", "id, trigger, kind, detail")
+    return [
+        str(json.loads(row[3])["job"])
+        for row in rows
+        if row[1:3] == ("start_job", "announce")
+    ]
+
+
+async def crash_at(scene: Scene, place: str, snapshot: str) -> None:
+    """Delete, and leave the run where it is."""
+    probe = At(place, crash)
+    await scene.with_probe(probe)
+    with pytest.raises(Crash):
+        await scene.delete(snapshot)
+    assert probe.times == 1, probe.seen
+    await scene.with_probe(At("nowhere", crash))
+
+
+async def assert_undone(
+    scene: Scene, snapshot: str, before: dict[str, bytes], valid: bool
+) -> None:
+    """The status is the truth about the bytes, and revert follows it."""
+    found, reason = await status(scene, snapshot)
+    after = await frozen(scene, snapshot)
+    written = [target for target in before if before[target] != after[target]]
+    assert found == ("valid" if valid else "invalid"), (reason, written)
+    if valid:
+        assert written == [] and reason == ""
+        await scene.engine.revert_images(DOMAIN, snapshot)
+        return
+    assert GIVEN_UP in reason
+    with pytest.raises(Refused) as refusal:
+        await scene.engine.revert_images(DOMAIN, snapshot)
+    assert [each.code for each in refusal.value.reasons] == ["invalid_snapshot"]
+    assert reason in refusal.value.what
+
+
+async def finish(scene: Scene, snapshot: str) -> None:
+    """Delete it to the end, whatever its status is; then prove all data."""
+    assert (await scene.delete(snapshot)).state == "completed"
+    if not scene.is_started():
+        await scene.boot()
+    elif scene.run_state() == "paused":
+        scene.machine.qmp("cont")
+    await scene.write()
+    await scene.verify(leaks=True)
+
+
+async def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own."""
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, timeout=120
+        )
+
+    return await asyncio.to_thread(run)
+
+
+def until(seen: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Wait in a probe, where the engine stands still."""
+    end = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+# From every state before the decision
+
+
+@pytest.mark.parametrize(
+    ("power", "disks", "snapshot", "place", "valid"),
+    [
+        ("running", 1, "s3", "validate.accept.announced", True),
+        ("off", 2, "s3", "prepare.sync_frozen.done", True),
+        ("paused", 1, "s1", "prepare.proceed.noted", True),
+        ("off", 2, "s3", "start_paused.open_images.done", True),
+        ("running", 2, "s3", "commit_per_disk.start_job.announced", True),
+        ("off", 1, "s2", "commit_per_disk.proceed.announced", False),
+        ("paused", 1, "s3", "commit_per_disk.proceed.noted", False),
+        ("running", 2, "s2", "vote.flush_copied.done", False),
+    ],
+)
+def test_roll_back_from(
+    tmp_path: Path, power: str, disks: int, snapshot: str, place: str, valid: bool
+) -> None:
+    async def story() -> None:
+        async with scene_in(tmp_path, disks=disks) as scene:
+            await scene.take_three()
+            if power == "off":
+                scene.machine.quit()
+            elif power == "paused":
+                scene.machine.qmp("stop")
+            before, seen = await frozen(scene, snapshot), graph(scene)
+            boots = await scene.disks()
+            await crash_at(scene, place, snapshot)
+            end = await scene.engine.roll_back(only_run(scene))
+            began = "validate" not in place
+            assert end.state == ("rolled_back" if began else "refused")
+            await assert_undone(scene, snapshot, before, valid)
+            assert (await scene.disks(), graph(scene)) == (boots, seen)
+            assert scene.helpers() == []
+            if power != "off":
+                assert scene.machine.qmp("query-jobs") == []
+                assert scene.run_state() == power
+            await scene.verify_data()
+            await finish(scene, snapshot)
+
+    play(story())
+
+
+def test_one_disk_was_written_and_the_other_was_not(tmp_path: Path) -> None:
+    """One of the two makes the snapshot invalid, and the reason names only it."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path, disks=2) as scene:
+            await scene.take("s1")
+            await scene.write(30)
+            before = await frozen(scene, "s1")
+
+            class Second(At):
+                """The second announcement, when the first job has copied."""
+
+                def reached(self, *where: str) -> None:
+                    place = ".".join(where[1:])
+                    if place != "commit_per_disk.start_job.announced":
+                        return
+                    self.times += 1
+                    if self.times == 2:
+                        until(copied, "the first job did not copy")
+                        crash()
+
+            def copied() -> bool:
+                (job,) = scene.machine.qmp("query-jobs")
+                return bool(job["status"] == "ready")
+
+            await scene.with_probe(Second("", crash))
+            with pytest.raises(Crash):
+                await scene.delete("s1")
+            await scene.with_probe(At("nowhere", crash))
+            await scene.engine.roll_back(only_run(scene))
+            await assert_undone(scene, "s1", before, valid=False)
+            vda, vdb = (str(Path(d.source)) for d in scene.first_disks)
+            _, reason = await status(scene, "s1")
+            assert vda in reason and vdb not in reason
+            assert (await frozen(scene, "s1"))["vdb"] == before["vdb"]
+            await finish(scene, "s1")
+
+    play(story())
+
+
+def test_killed_in_the_hold_and_in_the_roll_back(tmp_path: Path) -> None:
+    """The engine dies in the hold; two roll backs die in the middle; a third ends."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path, disks=2) as scene:
+            await scene.take("s1")
+            await scene.write()
+            scene.machine.qmp("stop")  # Nobody's guard undoes it behind our back.
+            before, seen = await frozen(scene, "s1"), graph(scene)
+            dead = await run_command(
+                str(VICTIM),
+                str(scene.journal),
+                "delete",
+                "s1",
+                "vote.fence.done",
+                "self",
+            )
+            assert dead.returncode == -signal.SIGKILL, dead.stderr
+            run = only_run(scene)
+            for place in ("roll_back.release_votes.done", "roll_back.cancel_jobs.done"):
+                probe = At(place, crash)
+                await scene.with_probe(probe)
+                with pytest.raises(Crash):
+                    await scene.engine.roll_back(run)
+                assert probe.times == 1, probe.seen
+            assert (await scene.engine.roll_back(run)).state == "rolled_back"
+            await assert_undone(scene, "s1", before, valid=False)
+            assert graph(scene) == seen
+            assert scene.run_state() == "paused"
+            await scene.verify_data()
+            await finish(scene, "s1")
+
+    play(story())
+
+
+# What stamps cannot prove
+
+
+def test_power_cut_that_took_the_times_but_not_the_data(tmp_path: Path) -> None:
+    """The image has its old size and time, and the host was started again.
+
+    Planned again meanwhile: the first plan's stamps and jobs still count. The snapshot
+    is invalid, stays so when its next deletion is undone before it has begun, and is
+    deleted in the end.
+    """
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take("s1")
+            await scene.write(30)
+            base = scene.first_disks[0].source
+            first = os.stat(base)
+            before = await frozen(scene, "s1")
+            await crash_at(scene, "commit_per_disk.proceed.noted", "s1")
+            scene.machine.kill()
+            assert (await frozen(scene, "s1")) != before
+            os.utime(base, ns=(first.st_atime_ns, first.st_mtime_ns))
+            await scene.engine.__aexit__(None, None, None)
+            scene.engine = scene.new_engine(
+                clock=Rebooted(), probe=At("prepare.proceed.noted", crash)
+            )
+            await scene.engine.__aenter__()
+            with pytest.raises(Crash):
+                await scene.engine.recover()
+            await scene.engine.roll_back(only_run(scene))
+            await assert_undone(scene, "s1", before, valid=False)
+            reason = await status(scene, "s1")
+            await crash_at(scene, "prepare.proceed.noted", "s1")
+            await scene.engine.roll_back(only_run(scene))
+            assert await status(scene, "s1") == reason
+            await finish(scene, "s1")
+
+    play(story())
+
+
+def test_monitor_that_is_gone_while_a_job_may_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can ask QEMU: the roll back stays open and calls nothing valid."""
+    monkeypatch.setattr("backfold.engine.deletion_run.UNKNOWN_LIMIT", 2)
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take("s1")
+            await scene.write()
+            before = await frozen(scene, "s1")
+            await crash_at(scene, "commit_per_disk.start_job.noted", "s1")
+            run = only_run(scene)
+            aside = scene.machine.monitor.with_suffix(".aside")
+            scene.machine.monitor.rename(aside)
+            with pytest.raises(Interrupted) as caught:
+                await scene.engine.roll_back(run)
+            assert "monitor" in caught.value.what
+            assert (await status(scene, "s1"))[0] == "deleting"
+            aside.rename(scene.machine.monitor)
+            assert (await scene.engine.roll_back(run)).state == "rolled_back"
+            await assert_undone(scene, "s1", before, valid=False)
+            assert scene.machine.qmp("query-jobs") == []
+            await finish(scene, "s1")
+
+    play(story())
+
+
+# After the decision
+
+
+@pytest.mark.parametrize(
+    ("place", "promise"),
+    [
+        ("vote.decide.noted", "brings every disk to its base"),
+        ("update_metadata.record.noted", "removes the superseded images"),
+        ("stop.end_helper.done", "checks the images"),
+    ],
+)
+def test_no_way_back_and_what_recover_does(
+    tmp_path: Path, place: str, promise: str
+) -> None:
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take("s1")
+            await scene.write()
+            scene.machine.quit()
+            await crash_at(scene, place, "s1")
+            run = only_run(scene)
+            images = scene.fingerprints()
+            for order in (scene.engine.roll_back, scene.engine.cancel):
+                with pytest.raises(AlreadyDecided) as caught:
+                    await order(run)
+                assert caught.value.exit_status == 6
+                assert "cannot be rolled back" in caught.value.what
+                assert promise in caught.value.remedy
+            assert scene.fingerprints() == images
+            (end,) = await scene.engine.recover()
+            assert isinstance(end, Deletion) and end.state == "completed"
+            await scene.boot()
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+# I/O errors
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture
+def faults(
+    tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Faults]:
+    made = Faults(library, tmp_path, monkeypatch)
+    yield made
+    made.mend()
+
+
+async def still_stuck(scene: Scene, words: str) -> BackfoldError:
+    """`recover` while nothing was mended: it says what to do, and keeps all."""
+    (error,) = await scene.engine.recover()
+    assert isinstance(error, Interrupted)
+    assert words in error.what
+    assert f"backfold recover {only_run(scene)}" in error.remedy
+    return error
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "snapshot"),
+    [(errno.ENOSPC, "no space is left", "s2"), (errno.EIO, "an I/O error", "s1")],
+)
+def test_copy_stops_and_goes_on(
+    tmp_path: Path,
+    faults: Faults,
+    number: int,
+    words: str,
+    snapshot: str,
+) -> None:
+    """The same job goes on when the operator has mended it; the guest never stops."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take("s1")
+            await scene.take("s2")
+            await scene.write()
+            found = await scene.engine.plan(DOMAIN, snapshot)
+            base = found.folds[0].base.path
+            probe = At(
+                "commit_per_disk.start_job.announced",
+                lambda: faults.fail("write", number, base),
+            )
+            await scene.with_probe(probe)
+            with pytest.raises(Interrupted) as caught:
+                await scene.delete(snapshot)
+            assert words in caught.value.what and caught.value.exit_status == 6
+            assert base in caught.value.remedy
+            (job,) = scene.machine.qmp("query-jobs")
+            assert job["status"] in ("paused", "standby")
+            await still_stuck(scene, words)
+            assert (await status(scene, snapshot))[0] == "deleting"
+            # `cont` makes QEMU forget the error; the job is paused all the same.
+            scene.machine.qmp("stop")
+            scene.machine.qmp("cont")
+            await scene.write()
+            faults.mend()
+            (end,) = await scene.engine.recover()
+            assert isinstance(end, Deletion) and end.state == "completed"
+            assert starts(scene) == [job["id"]]
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+def test_engine_is_killed_while_a_copy_has_stopped(
+    tmp_path: Path, faults: Faults
+) -> None:
+    """A domain that is off, two disks: the helper and its jobs wait for `recover`."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path, disks=2) as scene:
+            await scene.take("s1")
+            await scene.write(30)
+            scene.machine.quit()
+            full = scene.first_disks[1].source
+            place = "commit_per_disk.resume_job.announced"
+            probe = At(
+                "commit_per_disk.start_job.announced",
+                lambda: faults.fail("write", errno.ENOSPC, full),
+            )
+            await scene.with_probe(probe)
+            with pytest.raises(Interrupted, match="vdb"):
+                await scene.delete("s1")
+            probe = At(place, crash)
+            await scene.with_probe(probe)
+            with pytest.raises(Crash):
+                await scene.engine.recover()
+            assert probe.times == 1
+            await scene.with_probe(At("nowhere", crash))
+            helpers = scene.helpers()
+            await still_stuck(scene, "vdb")
+            assert scene.helpers() == helpers and len(helpers) == 1
+            faults.mend()
+            (end,) = await scene.engine.recover()
+            assert isinstance(end, Deletion) and end.state == "completed"
+            assert len(starts(scene)) == len(set(starts(scene))) == 2
+            await scene.boot()
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+@pytest.mark.parametrize("when", ["before the hold", "in the hold"])
+def test_last_writes_find_no_room(tmp_path: Path, faults: Faults, when: str) -> None:
+    """Between READY and PENDING: the guest is let go, and all goes on later."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take("s1")
+            await scene.write()
+            base = scene.first_disks[0].source
+            timers: list[threading.Timer] = []
+
+            def speed(limit: int) -> None:
+                for job in scene.machine.qmp("query-jobs"):
+                    scene.machine.qmp(
+                        "block-job-set-speed", device=job["id"], speed=limit
+                    )
+
+            def hurry() -> None:
+                """The job may have gone by now: it has met the fault already."""
+                with suppress(MachineError):
+                    speed(0)
+
+            def leave_something() -> None:
+                """What the guest writes now is still to be copied in the hold."""
+                if when == "before the hold":
+                    faults.fail("write", errno.ENOSPC, base)
+                else:
+                    speed(1)
+                scene.machine.wait_for_writes(10)
+                if when == "before the hold":
+                    until(waits, "the job did not stop")
+
+            def waits() -> bool:
+                (job,) = scene.machine.qmp("query-block-jobs")
+                return bool(job["io-status"] == "nospace")
+
+            def go_on() -> None:
+                faults.fail("write", errno.ENOSPC, base)
+                # The job is asked to complete meanwhile; if not, it is found stuck.
+                timers.append(threading.Timer(0.5, hurry))
+                timers[0].start()
+
+            class Both(At):
+                def reached(self, *where: str) -> None:
+                    super().reached(*where)
+                    if when == "in the hold" and where[2:] == ("stop_guest", "done"):
+                        go_on()
+
+            await scene.with_probe(Both("vote.hold.noted", leave_something))
+            with pytest.raises(Interrupted) as caught:
+                await scene.delete("s1", max_downtime_ms=60_000)
+            for timer in timers:
+                timer.join()
+            assert "no space" in caught.value.what
+            assert scene.run_state() == "running"
+            assert scene.rows("deletions where hold is not null", "id, state") == []
+            await scene.write()
+            await scene.verify_data()
+            faults.mend()
+            await scene.with_probe(At("nowhere", crash))
+            (end,) = await scene.engine.recover()
+            assert isinstance(end, Deletion) and end.state == "completed"
+            if when == "before the hold":
+                assert len(starts(scene)) == 1
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+def test_no_room_when_it_is_planned_again(tmp_path: Path) -> None:
+    """QEMU died and room is short now: the run stays open, nothing is given up."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take("s1")
+            await scene.write()
+            await crash_at(scene, "commit_per_disk.start_job.announced", "s1")
+            scene.machine.kill()
+
+            class Full(FailingSync):
+                def free_bytes(self, path: str) -> tuple[int, int]:
+                    return 0, super().free_bytes(path)[1]
+
+            async with scene.new_engine(images=Full()) as engine:
+                (error,) = await engine.recover()
+            assert isinstance(error, Interrupted)
+            assert "bytes free" in error.what and "Make room" in error.remedy
+            assert (await status(scene, "s1"))[0] == "deleting"
+            (end,) = await scene.engine.recover()
+            assert isinstance(end, Deletion) and end.state == "completed"
+            await scene.boot()
+            await scene.write()
+            await scene.verify(leaks=True)
+
+    play(story())
+
+
+# Flushes that fail
+
+
+def test_flush_of_the_base_fails_in_the_hold(tmp_path: Path) -> None:
+    """Released and undone; nobody asks that kernel again, a new one may."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take("s1")
+            await scene.write()
+            before = await frozen(scene, "s1")
+            base = scene.first_disks[0].source
+            images = FailingSync()
+            probe = At("vote.complete_jobs.done", lambda: images.broken.add(base))
+            async with scene.new_engine(images=images, probe=probe) as engine:
+                with pytest.raises(RolledBack, match="flushed"):
+                    await engine.delete(DOMAIN, "s1", max_downtime_ms=30_000)
+            assert scene.run_state() == "running"
+            await scene.write()
+            await assert_undone(scene, "s1", before, valid=False)
+            images.broken.clear()
+            images.synced.clear()
+            async with scene.new_engine(images=images) as engine:
+                with pytest.raises(Refused) as refusal:
+                    await engine.delete(DOMAIN, "s1")
+            assert [r.code for r in refusal.value.reasons] == ["flush_failed"]
+            assert images.synced == []
+            async with scene.new_engine(clock=Rebooted()) as engine:
+                await engine.delete(DOMAIN, "s1", max_downtime_ms=30_000)
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+def test_flush_of_a_header_fails_after_the_decision(tmp_path: Path) -> None:
+    """Left open, with both images; the second fsync would have succeeded."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take("s1")
+            await scene.take("s2")
+            await scene.write()
+            above = (await scene.disks())[0].source
+            images = FailingSync()
+            probe = At("pivot.finalize.done", lambda: images.broken.add(above))
+            there = scene.images()
+            async with scene.new_engine(images=images, probe=probe) as engine:
+                with pytest.raises(Interrupted) as caught:
+                    await engine.delete(DOMAIN, "s1", max_downtime_ms=30_000)
+                assert "restart the host" in caught.value.remedy
+                images.broken.clear()
+                asked = images.synced.count(above)
+                (error,) = await engine.recover()
+                assert isinstance(error, Interrupted) and above in error.what
+                assert images.synced.count(above) == asked
+            assert scene.images() == there
+            await scene.write()
+            async with scene.new_engine(clock=Rebooted()) as engine:
+                (end,) = await engine.recover()
+                assert isinstance(end, Deletion) and end.state == "completed"
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+def test_command_line_whose_fsync_fails(tmp_path: Path, faults: Faults) -> None:
+    """A real EIO of fsync: exit status 5, the guest runs, and the reason is told."""
+
+    async def story() -> None:
+        async with Scene(tmp_path, pause=CALM) as scene:
+            await scene.take("s1")
+            await scene.write()
+            base = scene.first_disks[0].source
+            faults.fail("flush", errno.EIO, base, program="python")
+            done = await run_command(
+                *("-m", "backfold", "--json", "--journal", str(scene.journal)),
+                *("delete", DOMAIN, "s1", "--yes"),
+            )
+            assert done.returncode == 5, done
+            assert "could not be flushed: Input/output error" in done.stdout
+            assert scene.run_state() == "running"
+            await scene.write()
+            faults.mend()
+            with pytest.raises(Refused):
+                await scene.delete("s1")
+            await scene.verify()
+
+    play(story())
