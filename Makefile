@@ -57,7 +57,7 @@ debian-qemu:
 	@tools/debian-packages qemu-system-x86_64 qemu-img
 
 debian-test:
-	@tools/debian-packages qemu-system-x86_64 qemu-img qemu-io nasm systemd-analyze
+	@tools/debian-packages qemu-system-x86_64 qemu-img qemu-io nasm cc systemd-analyze
 
 debian-diagrams:
 	@tools/debian-packages dot

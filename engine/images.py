@@ -19,7 +19,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
-from ..journal.errors import CommandFailed
+from ..journal.errors import CommandFailed, FlushFailed
 from ..journal.model import FileId, FileStamp, Image, OverlayPlan
 from ..states.ports import Extent, ImageHeader, ImageUser
 from . import files, image_locks, processes
@@ -52,6 +52,10 @@ class QemuImages:
     def __init__(self, qemu_img: QemuImg | None = None) -> None:
         """``qemu_img`` runs the commands; the one in the PATH when None."""
         self._qemu_img = qemu_img or QemuImg()
+        #: Flushes that have not ended, perhaps given up by their callers, and those
+        #: that have failed.
+        self._flushing: dict[FileId, asyncio.Future[None]] = {}
+        self._unflushed: dict[FileId, FlushFailed] = {}
 
     async def header(self, path: str, format: str) -> ImageHeader:
         """Read one image's header, never probing. Only reads.
@@ -164,12 +168,35 @@ class QemuImages:
             await in_thread(files.unlink, path, file, readers_stay=True)
 
     async def sync(self, paths: Sequence[str]) -> None:
-        """Flush files to the storage, all at once. Changes nothing else."""
-        once = {self.identify(path) or path: path for path in paths}
-        ends = [asyncio.to_thread(files.sync, path) for path in once.values()]
+        """Flush files to the storage, all at once. Changes nothing else.
+
+        A flush whose caller gave it up counts: it is awaited before the next one of
+        that file, and when it failed, no other is asked for.
+        """
+        once = {self.identify(path): path for path in paths}
+        ends = [self._flush(file, path) for file, path in once.items()]
         for end in await asyncio.gather(*ends, return_exceptions=True):
             if isinstance(end, BaseException):
                 raise end
+
+    async def _flush(self, file: FileId | None, path: str) -> None:
+        if file is None:
+            raise CommandFailed(f"{path} is missing and cannot be flushed.")
+        while (former := self._flushing.get(file)) is not None:
+            await asyncio.wait({former})
+        if (failed := self._unflushed.get(file)) is not None:
+            raise FlushFailed(path, failed.why)
+        work = asyncio.ensure_future(asyncio.to_thread(files.sync, path))
+        self._flushing[file] = work
+
+        def ended(_: asyncio.Future[None]) -> None:
+            del self._flushing[file]
+            error = None if work.cancelled() else work.exception()
+            if isinstance(error, FlushFailed):
+                self._unflushed[file] = error
+
+        work.add_done_callback(ended)
+        await asyncio.shield(work)
 
     def free_bytes(self, path: str) -> tuple[int, int]:
         """Free bytes of the file system that a file is on, and that device's number."""
