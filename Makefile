@@ -5,8 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 # For `make demo` and `make test`: more arguments, as in `make test ARGS=-x`.
 ARGS ?=
-# For `make soak`: how long, and which choices (drawn and printed without it).
+# For `make soak` and `make simulate`: how long (10 and 90 if nobody says).
 MINUTES ?= 10
+# For `make simulate`: how many histories, in how many processes, which page to update.
+SCHEDULES ?= 100000
+JOBS ?= 2
+DOCUMENT ?=
+# For `make soak` and `make replay`: which choices, as they were printed.
 SEED ?=
 
 bin := $(VENV)/bin
@@ -14,8 +19,8 @@ bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help soak setup demo test guard lint diagrams clean debian-venv \
-    debian-qemu debian-test debian-diagrams
+.PHONY: help soak setup demo test guard lint diagrams simulate replay clean \
+    debian-venv debian-qemu debian-test debian-diagrams
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,6 +49,14 @@ lint: $(stamp) ## check style, types and the committed diagrams
 
 diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams from the declaration
 	$(bin)/python -m backfold.engine.diagram docs/state-diagrams
+
+simulate: $(stamp) ## explore simulated histories: SCHEDULES=, MINUTES=, JOBS=
+	PYTHONPATH=tests $(bin)/python -m simulator --schedules $(SCHEDULES) \
+	    --minutes $(if $(filter file,$(origin MINUTES)),90,$(MINUTES)) --jobs $(JOBS) \
+	    $(if $(DOCUMENT),--document $(DOCUMENT))
+
+replay: $(stamp) ## run one simulated history again: SEED=...
+	@PYTHONPATH=tests $(bin)/python -m simulator --replay '$(SEED)'
 
 clean: ## remove .venv and everything that tools left behind
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache \

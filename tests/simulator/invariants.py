@@ -1,0 +1,152 @@
+"""What must be true in every state, and what at the end.
+
+Nothing here asks the engine how it feels: contents are read back from the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from backfold.journal import catalog, runs
+
+from .play import Play
+from .scenes import DOMAIN
+from .world import Content, World
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+def judge(play: Play, meddled: bool = False) -> None:
+    """Invariants 1 and 2, in a state with no engine at work.
+
+    Every acknowledged write is in the image that is the truth: what a living guest
+    sees, else what the journal names, and what the rule without a journal names.
+    """
+    world = play.world
+    if world.domain is not None:
+        for target in world.domain.devices:
+            _complete(world, target, world.seen_by_guest(target), "the running guest")
+        return
+    for disk in play.sources():
+        if disk.broken is not None:
+            raise Violation(f"{disk.target} cannot be booted: {disk.broken}")
+        _complete(world, disk.target, world.content(disk.source), disk.source)
+    for target, path in () if meddled else _by_hand(play):
+        _complete(world, target, world.content(path), f"{path}, by hand")
+
+
+def judge_end(play: Play, excused: bool, meddled: bool = False) -> None:
+    """At rest: everything is finished, nothing is left over, snapshots are exact.
+
+    ``excused``: an operator's meddling may keep a run open. ``meddled``: names of
+    files were changed by hand.
+    """
+    world = play.world
+    if play.open_runs():
+        if not excused:
+            raise Violation(f"open at the end: {_states(play)}")
+        judge(play, meddled)
+        return
+    if world.domain is None and world.wanted != "off":
+        if (why := play.boot()) is not None:
+            raise Violation(f"the domain does not start: {why}")
+    judge(play, meddled)
+    if excused:
+        return
+    problems = [*_left_overs(play), *_snapshots(play), *_guest(world)]
+    if problems:
+        raise Violation("; ".join(problems))
+
+
+def _complete(world: World, target: str, found: Content | None, where: str) -> None:
+    wanted = world.acknowledged[target]
+    if found is None:
+        raise Violation(f"{target} cannot be read from {where}")
+    lost = {c: (found[c], v) for c, v in wanted.items() if found[c] != v}
+    if lost:
+        raise Violation(f"{target}: {len(lost)} writes are not in {where}: {lost}")
+
+
+def _by_hand(play: Play) -> Iterator[tuple[str, str]]:
+    """The rule of invariant 2 for whoever has no journal.
+
+    An overlay that is not fenced is the truth; beside a fenced one the base is.
+    """
+    db = play.journal.db
+    sources = {d.target: d.source for d in catalog.domain(db, DOMAIN).disks}
+    for row in runs.list_deletions(db, only_open=True):
+        for fold in row.plan.folds if row.plan is not None else ():
+            if not fold.is_active or sources[fold.target] != fold.top.path:
+                continue
+            names = play.world.files.names
+            if fold.top.path in names:
+                yield fold.target, fold.top.path
+            elif f"{fold.top.path}.backfold-{row.id}" in names:
+                yield fold.target, fold.base.path
+
+
+def _states(play: Play) -> str:
+    db = play.journal.db
+    rows = runs.list_deletions(db, only_open=True)
+    said = [f"deletion in {row.state} ({row.reason})" for row in rows]
+    return ", ".join(said + [f"creation in {r.state}" for r in runs.open_creations(db)])
+
+
+def _left_overs(play: Play) -> Iterator[str]:
+    world, db = play.world, play.journal.db
+    for qemu in world.qemus.values():
+        if qemu.is_helper:
+            yield f"a helper is left (pid {qemu.pid})"
+        if qemu.tasks:
+            yield f"jobs are left: {sorted(qemu.tasks)}"
+        used = {n.name for root in qemu.devices.values() for n in qemu.chain(root)}
+        if left := sorted(qemu.nodes.keys() - used):
+            yield f"nodes are left: {left}"
+        for root in qemu.devices.values():
+            for node in list(qemu.chain(root))[1:]:
+                if not node.read_only:
+                    yield f"{node.filename} is still writable"
+    needed: set[str] = set()
+    for disk in catalog.domain(db, DOMAIN).disks:
+        needed |= set(_chain(world, disk.source))
+    # What a power cut left of a new overlay may be no image: that is never removed.
+    images = {
+        n for n in world.files.names if world.files.inodes[world.files.names[n]].header
+    }
+    if extra := sorted(images - needed):
+        yield f"files are left: {extra}"
+    if world.guarded is not None:
+        yield "a guard is left"
+
+
+def _snapshots(play: Play) -> Iterator[str]:
+    world, db = play.world, play.journal.db
+    for snapshot in catalog.snapshots(db, DOMAIN):
+        if snapshot.status == "deleting":
+            yield f"{snapshot.name} is still being deleted"
+        if snapshot.status == "invalid" and not snapshot.reason:
+            yield f"{snapshot.name} is invalid without a reason"
+        taken = world.acknowledged if play.scene.power == "off" else world.switched
+        expected = world.frozen.get(snapshot.name, taken)
+        for disk in snapshot.disks:
+            found = world.content(disk.frozen)
+            if snapshot.status == "valid" and found != expected.get(disk.target):
+                yield f"{snapshot.name} of {disk.target} is not what was frozen"
+
+
+def _guest(world: World) -> Iterator[str]:
+    domain = world.domain
+    state = "off" if domain is None else domain.run_state
+    if world.wanted == "paused" and state == "prelaunch":
+        return
+    if state != world.wanted:
+        yield f"the domain is {state}, not {world.wanted}"
+
+
+def _chain(world: World, path: str | None) -> Iterator[str]:
+    while path is not None and (file := world.files.file(path)) is not None:
+        yield path
+        assert file.header is not None
+        path = world.backing_path(path, file.header)

@@ -1,0 +1,128 @@
+"""One engine after the other on one world: orders, recovery, and how each ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from backfold.engine.results import DomainDisk
+from backfold.journal import runs
+from backfold.journal.errors import BackfoldError, Interrupted
+
+from .engine import Journal, SimEngine
+from .life import Director, Killed, Life, Quiet
+from .scenes import DOMAIN, Scene
+from .world import World
+
+T = TypeVar("T")
+Order = Callable[[SimEngine], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an order ended: ``done``, ``killed``, ``open``, or an error's code."""
+
+    how: str
+    what: str = ""
+
+
+@dataclass
+class Play:
+    """A world and its journal, with nobody at work until `order` is called."""
+
+    scene: Scene
+    world: World
+    journal: Journal
+    loop: asyncio.AbstractEventLoop
+    locks: Path
+
+    def glance(self) -> Play:
+        """The same instant once more, for whoever only reads the journal."""
+        return replace(self, world=self.world.copy())
+
+    def first(self, director: Director) -> Ending:
+        """The scene's own order."""
+        return self.order(director, self._first)
+
+    def recover(self, director: Director) -> Ending:
+        """`backfold recover`, of everything."""
+        return self.order(director, _recover)
+
+    def release(self, director: Director) -> Ending:
+        """What the guard does when its engine has died."""
+        watch, self.world.guarded = self.world.guarded, None
+        assert watch is not None
+        return self.order(director, lambda engine: engine.release(watch).end())
+
+    def order(self, director: Director, order: Order) -> Ending:
+        """Run one engine with one order, to its end or its death."""
+        life = Life(director)
+
+        async def work() -> Ending:
+            try:
+                async with SimEngine(
+                    self.world, self.journal, life, self.locks
+                ) as engine:
+                    await order(engine)
+            except Interrupted as error:
+                return Ending("open", error.what)
+            except BackfoldError as error:
+                return Ending(error.code, error.what)
+            return Ending("done")
+
+        try:
+            ending: Ending = self.loop.run_until_complete(work())
+        except Killed:
+            ending = Ending("killed")
+        finally:
+            life.end()
+            for qemu in self.world.qemus.values():
+                qemu.client = None
+        return ending
+
+    # What the journal says
+
+    def open_runs(self) -> list[str]:
+        """Runs that somebody has to finish."""
+        db = self.journal.db
+        opened = [row.id for row in runs.list_deletions(db, only_open=True)]
+        return opened + [row.id for row in runs.open_creations(db)]
+
+    def sources(self) -> tuple[DomainDisk, ...]:
+        """What `backfold domain show` tells to boot from, by the real code."""
+        engine = SimEngine(self.world, self.journal, Life(Quiet()), self.locks)
+        engine.open()
+        return _at_once(engine.disks(DOMAIN))
+
+    def boot(self) -> str | None:
+        """The operator starts the domain from what `domain show` names."""
+        sources = self.sources()
+        return self.world.boot_domain(
+            {disk.target: (disk.source, disk.format) for disk in sources}
+        )
+
+    async def _first(self, engine: SimEngine) -> None:
+        if self.scene.order == "create":
+            await engine.create_snapshot(DOMAIN, "new")
+        else:
+            await engine.delete(DOMAIN, self.scene.delete)
+
+
+async def _recover(engine: SimEngine) -> None:
+    """As the command does: the worst outcome is the verdict."""
+    for outcome in await engine.recover():
+        if isinstance(outcome, BackfoldError):
+            raise outcome
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("it waits for something")
