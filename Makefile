@@ -41,6 +41,16 @@ soak: $(stamp) debian-test ## kill deletions at random for MINUTES=...; SEED=...
 	PYTHONPATH=tests $(bin)/python -m soak.run --minutes $(MINUTES) \
 	    $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+# WITHOUT=all (or some names) proves the method: flushes are left out, and missed.
+.PHONY: powercut debian-strace
+powercut: $(stamp) debian-test ## cut the power anywhere in recorded runs; WITHOUT=all to prove it
+	PYTHONPATH=tests WITHOUT='$(WITHOUT)' $(bin)/python -m power.powercut $(ARGS)
+
+debian-test: debian-strace
+
+debian-strace:
+	@tools/debian-packages strace
+
 lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/ruff check
 	$(bin)/ruff format --check

@@ -117,7 +117,10 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
         await ctx.effects.perform(
             "complete_jobs", lambda: _complete(ctx, session, actives, deadline)
         )
+    # QEMU flushes with fdatasync, which leaves mtimes behind: an overlay that was not
+    # fsynced too would look after a power cut as if it had gone on (see `stamps`).
     written = [fold.base.path for fold in folds]
+    written += [fold.top.path for fold in actives]
     await ctx.effects.perform("sync_written", lambda: _sync(ctx, written, deadline))
     superseded = tuple(fold for fold in folds if fold.is_active)
     if superseded:

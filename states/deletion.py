@@ -105,7 +105,8 @@ BALLOT: Final = (
     ),
     Step(
         "sync_written",
-        "fsyncs every file that was written into",
+        "fsyncs every file that was written into, overlays too: what the decision"
+        " records of their mtimes must be durable",
         "nothing",
         Recovery.REPEAT,
         covered_by="hold",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 
@@ -28,25 +29,36 @@ async def which_went_on(plan: CreationPlan, images: Images) -> Taken:
     A guest writes into overlays after the switch and into old images before it, so
     that an old image that changed after its overlay was written into went on by
     itself: somebody booted it. Until the switch is recorded, a running guest changes
-    the old images, so that only the order of the two times counts; from then on the
-    recorded stamps do.
+    the old images, so that only the order of times counts: all disks are switched at
+    one instant, so that the last write into any overlay comes after every write of
+    that guest into any old image. From then on the recorded stamps count.
     """
-    written = changed = False
-    for overlay in plan.overlays:
-        there = images.identify(overlay.overlay) is not None
-        written |= there and not await images.is_empty(overlay.overlay, "qcow2")
-        changed |= _changed(overlay, images, plan.is_stamped)
+    written = [
+        one
+        for one in plan.overlays
+        if images.identify(one.overlay) is not None
+        and not await images.is_empty(one.overlay, "qcow2")
+    ]
+    if plan.is_stamped:
+        changed = any(
+            images.stamp(one.frozen.path) != one.frozen_stamp for one in plan.overlays
+        )
+    else:
+        changed = any(_is_newer(one, written or [one], images) for one in plan.overlays)
     if written:
         return Taken.BOTH if changed else Taken.OVERLAYS
     return Taken.OLD_IMAGES if changed else Taken.EITHER
 
 
-def _changed(plan: OverlayPlan, images: Images, is_stamped: bool) -> bool:
+def _is_newer(
+    plan: OverlayPlan, overlays: Sequence[OverlayPlan], images: Images
+) -> bool:
+    """Whether an old image was written into after all of these overlays."""
     old = images.stamp(plan.frozen.path)
-    if is_stamped:
-        return old != plan.frozen_stamp
-    new = images.stamp(plan.overlay)
-    return old is not None and new is not None and old.mtime_ns > new.mtime_ns
+    new = [stamp for one in overlays if (stamp := images.stamp(one.overlay))]
+    if old is None or not new:
+        return False
+    return old.mtime_ns > max(stamp.mtime_ns for stamp in new)
 
 
 def stamped(plan: CreationPlan, images: Images) -> CreationPlan:

@@ -100,6 +100,14 @@ def test_all_disks_are_judged_together() -> None:
     assert judge(plan_of(2), Files({**files, "/o0": 3}, ("/n1",))) is Taken.BOTH
 
 
+def test_a_guest_that_wrote_to_one_disk_only_since_the_switch_was_switched() -> None:
+    """Its other disks were written to after their overlays were made, before it."""
+    files = {"/o0": 5, "/n0": 2, "/o1": 1, "/n1": 6}
+
+    assert judge(plan_of(2), Files(files, ("/n1",))) is Taken.OVERLAYS
+    assert judge(plan_of(2), Files({**files, "/o0": 7}, ("/n1",))) is Taken.BOTH
+
+
 def test_an_overlay_that_is_gone_holds_nothing() -> None:
     assert judge(plan_of(1), Files({"/o0": 50}, ("/n0",))) is Taken.EITHER
 

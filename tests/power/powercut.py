@@ -1,0 +1,179 @@
+"""Record runs, cut their power everywhere, and print what was found.
+
+    python -m power.powercut [--document FILE] [NUMBER]...
+
+NUMBER picks runs of the table (from 1). With WITHOUT in the environment (names out
+of `mutations`, or ``all``) the recorded engine lacks a flush, and its losses must be
+found: the exit status is 1 when one stays unseen. Without it, it is 1 when anything
+was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Final
+
+from . import rebuild
+from .cuts import Cut, State
+from .mutations import MUTATIONS
+from .recording import Recording, Run, Table
+from .replay import Stop
+
+RUNS: Final = (
+    Run("delete", "running", "s3"),
+    Run("delete", "running", "s2"),
+    Run("delete", "running", "s3", 2),
+    Run("delete", "running", "s2", 2),
+    Run("delete", "paused", "s3"),
+    Run("delete", "paused", "s2", 2),
+    Run("delete", "off", "s3", 2),
+    Run("delete", "off", "s2"),
+    Run("create", "running", "s4", 2),
+    Run("create", "paused", "s4"),
+)
+#: Besides the first state of each step: every so many-th state is recovered.
+EVERY: Final = 250
+
+BEGIN_TABLE: Final = "<!-- written by `make powercut ARGS=--document` -->"
+END_TABLE: Final = "<!-- end of table -->"
+
+
+class Sample:
+    """Recovers the first state of each step, and every so many-th.
+
+    With ``steps``, only in these steps.
+    """
+
+    def __init__(
+        self, recording: Recording, every: int, steps: Collection[str] | None = None
+    ) -> None:
+        self._recording = recording
+        self._every = every
+        self._steps = steps
+        self._count = 0
+        self._seen: set[str] = set()
+
+    def __call__(self, stop: Stop, cut: Cut, state: State, last: int) -> str | None:
+        self._count += 1
+        is_new = stop.step not in self._seen
+        if self._steps is not None:
+            is_new = is_new and stop.step in self._steps
+        if not is_new and self._count % self._every:
+            return None
+        self._seen.add(stop.step)
+        return rebuild.recover(self._recording, state, last)
+
+
+def try_run(
+    run: Run, folder: Path, without: Iterable[str] = (), every: int = EVERY
+) -> Table:
+    """Record a run and cut it everywhere; a mutated one is not recovered."""
+    names = tuple(without)
+    recording = Recording(folder / "run", run, names)
+    table = Table(run)
+    recover: Callable[[Stop, Cut, State, int], str | None] | None = None
+    if not names:
+        recover = Sample(recording, every)
+    recording.cut_everywhere(table, folder / "scratch", recover=recover)
+    return table
+
+
+def without(names: list[str]) -> int:
+    """Prove the method: each missing flush must be seen."""
+    unseen = 0
+    for name in sorted(MUTATIONS) if names == ["all"] else names:
+        mutation = MUTATIONS[name]
+        run = Run(mutation.order, mutation.power, mutation.snapshot)
+        with tempfile.TemporaryDirectory(prefix="powercut-") as folder:
+            table = try_run(run, Path(folder), [name])
+        lost = len({finding.stop.place for finding in table.findings})
+        unseen += not lost
+        print(f"without {mutation.what} ({name}; {run}):")
+        print(f"    {lost} of {table.stops} cuts lose something", flush=True)
+        _explain(table, Path(folder), 3)
+    return 1 if unseen else 0
+
+
+def everything(numbers: list[int], document: Path | None) -> int:
+    """Try the runs and print the table."""
+    tables = []
+    for run in [RUNS[n - 1] for n in numbers] or RUNS:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="powercut-") as folder:
+            table = try_run(run, Path(folder))
+            _explain(table, Path(folder), 20)
+        tables.append(table)
+        seconds = time.monotonic() - began
+        print(f"{row(table)}   ({seconds:.0f} s)", flush=True)
+    print("\n".join(markdown(tables)))
+    if document is not None:
+        text = document.read_text()
+        head, _, rest = text.partition(BEGIN_TABLE)
+        tail = rest.partition(END_TABLE)[2]
+        body = "\n".join(["", "", *markdown(tables), "", ""])
+        document.write_text(head + BEGIN_TABLE + body + END_TABLE + tail)
+    return 1 if any(table.findings for table in tables) else 0
+
+
+def markdown(tables: list[Table]) -> list[str]:
+    """The table of runs, with its sum."""
+    lines = [
+        "| run | cuts | states by hand | recovered | acknowledged writes | in doubt"
+        " | lost |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        *(row(table) for table in tables),
+    ]
+    total = Table(Run("all", "", ""))
+    for table in tables:
+        total.stops += table.stops
+        total.states += table.states
+        total.recovered += table.recovered
+        total.acknowledged += table.acknowledged
+        total.doubts += table.doubts
+        total.findings += table.findings
+    return [*lines, row(total, "**all**")]
+
+
+def row(table: Table, name: str | None = None) -> str:
+    """One line of the table."""
+    lost = len({(finding.stop.place, finding.cut) for finding in table.findings})
+    numbers = (
+        table.stops,
+        table.states,
+        table.recovered,
+        table.acknowledged,
+        table.doubts,
+        lost,
+    )
+    return f"| {name or table.run} | " + " | ".join(map(str, numbers)) + " |"
+
+
+def _explain(table: Table, folder: Path, limit: int) -> None:
+    counted = Counter(
+        f"{finding.stop.step}: {finding.what.replace(str(folder), '')} ({finding.cut})"
+        for finding in table.findings
+    )
+    for what, count in counted.most_common(limit):
+        print(f"    {count} x after {what}", flush=True)
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(prog="make powercut ARGS=...")
+    parser.add_argument("--document", type=Path, metavar="FILE")
+    parser.add_argument("run", type=int, nargs="*", choices=range(1, len(RUNS) + 1))
+    arguments = parser.parse_args()
+    if names := os.environ.get("WITHOUT", "").split():
+        return without(names)
+    return everything(arguments.run, arguments.document)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
