@@ -18,6 +18,7 @@ from ..states.deletion import UNDECIDED
 from ..states.outlook import Outlook
 from .driver import Driver
 from .events import OnEvent
+from .release import end_holds
 from .results import Creation, Deletion
 
 #: What is left to do, by the states that there is no way back from.
@@ -89,8 +90,15 @@ async def recover_creation(
 async def recover_all(
     driver: Driver, run: str | None, *, roll_back: bool, on_event: OnEvent | None
 ) -> list[Deletion | Creation | BackfoldError]:
-    """Finish one run, or every open one; an error of one does not stop the others."""
+    """Finish one run, or every open one; an error of one does not stop the others.
+
+    A guest that stands still in a hold that nobody watched is freed before anything
+    is done about any other run. A single run does that first by itself.
+    """
     todo = await driver.store.read(lambda db: _named(db, run))
+    if len(todo) > 1:
+        deletions = [found for machine, found in todo if machine == "deletion"]
+        await end_holds(driver, deletions, PATIENCE)
     outcomes: list[Deletion | Creation | BackfoldError] = []
     for machine, found in todo:
         try:

@@ -1,17 +1,19 @@
-"""The guard's task: end a hold that a dead engine left behind, and nothing more.
+"""End a hold that a dead engine left behind, and nothing more.
 
-By the recovery that everybody else would use, if the journal can be had at once;
-else by what QEMU says alone, so that the guest need not wait for a journal.
+It is the guard's task: by the recovery that everybody else would use, if the journal
+can be had at once; else by what QEMU says alone, so that the guest need not wait for
+a journal. Recovery does it too, for every open run before anything that takes long.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from ..journal.errors import Busy, Interrupted
+from ..journal.errors import BackfoldError, Busy, Interrupted
 from ..journal.locks import Locks
 from ..states.unrecorded import end_unrecorded
 from ..states.watch import Watch
@@ -55,7 +57,8 @@ class Release:
                 await self._end_unrecorded()
                 runner = await self._claim(True, None)
             if runner is not None:
-                await self._drive(runner)
+                runner.ctx.let_go_at = self.let_go_at
+                await end_hold(await self.opened(False), runner)
 
     async def _claim(self, afresh: bool, patience: float | None) -> DeletionRun | None:
         driver = await self.opened(afresh)
@@ -68,22 +71,6 @@ class Release:
         if await end_unrecorded(self.watch, world.hypervisor, world.images):
             self.let_go_at = world.clock.monotonic()
 
-    async def _drive(self, runner: DeletionRun) -> None:
-        began = runner.state
-        runner.ctx.let_go_at = self.let_go_at
-
-        def has_ended() -> bool:
-            return runner.ctx.row.hold is None
-
-        driver = await self.opened(False)
-        try:
-            await driver.drive(
-                runner, lambda: runner.run(lambda state: state != began), has_ended
-            )
-        except Interrupted:
-            if not has_ended():
-                raise
-
     async def _locks(self) -> Locks:
         locks = Locks(self.world.lock_directory)
         end = self.world.clock.monotonic() + LOCK_SECONDS
@@ -95,3 +82,34 @@ class Release:
                 if self.world.clock.monotonic() >= end:
                     raise
             await self.world.clock.sleep(0.01)
+
+
+async def end_hold(driver: Driver, runner: DeletionRun) -> None:
+    """Drive a run just until its hold has ended. Raises as `Driver.drive` does."""
+    began = runner.state
+
+    def has_ended() -> bool:
+        return runner.ctx.row.hold is None
+
+    try:
+        await driver.drive(
+            runner, lambda: runner.run(lambda state: state != began), has_ended
+        )
+    except Interrupted:
+        if not has_ended():
+            raise
+
+
+async def end_holds(driver: Driver, deletions: Iterable[str], patience: float) -> None:
+    """End the holds of these deletions; what cannot be ended now is left as it is.
+
+    Whoever recovers them next meets the same obstacle, and reports it.
+    """
+    for run in deletions:
+        with suppress(BackfoldError):
+            row = await driver.row(run)
+            if row.hold is None:
+                continue
+            with await driver.locked(row, patience):
+                if (await driver.row(run)).hold is not None:
+                    await end_hold(driver, await driver.claimed(run, None))

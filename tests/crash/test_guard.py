@@ -21,14 +21,17 @@ from typing import IO
 
 import pytest
 
+from backfold.engine.demo.guest import qemu_img
 from backfold.engine.helper import QemuHypervisor
 from backfold.engine.images import QemuImages
 from backfold.engine.results import Deletion
+from backfold.journal.errors import Refused
+from backfold.journal.model import Disk
 from backfold.states.deletion import BALLOT, DELETION
 from backfold.states.machine import Moment
 from backfold.states.unrecorded import end_unrecorded
 from backfold.states.watch import Watch
-from real.scene import Scene, play
+from real.scene import At, Scene, play
 
 VICTIM = Path(__file__).with_name("held.py")
 #: Seconds that a busy machine may take; `make guard` sets how many it may not.
@@ -106,6 +109,7 @@ ALL = "BACKFOLD_GUARD_SECONDS" in os.environ
 PAUSED = ["vote.complete_jobs.done", "vote.decide.noted"]
 LOCKED = ["vote.decide.noted", "vote.fence.done"]
 DAMAGED = ["pivot.finalize.done", "vote.fence.done"]
+UNWATCHED = ["vote.complete_jobs.done", "vote.decide.noted"]
 CHOSEN = points() if ALL else SLICE
 
 
@@ -292,6 +296,48 @@ def test_a_damaged_journal_does_not_freeze_the_guest(
                 file.write_bytes(content)
             await scene.engine.__aenter__()
             await finish(scene)
+
+    play(story())
+
+
+@pytest.mark.parametrize("place", UNWATCHED if ALL else UNWATCHED[:1])
+def test_recover_frees_a_guest_that_nobody_watched(tmp_path: Path, place: str) -> None:
+    """The guard was killed too: first of all, before another open run is looked at."""
+
+    async def story() -> None:
+        async with Scene(tmp_path, pause=CALM) as scene:
+            await scene.take_three()
+            with victim(scene, Point(place)) as engine:
+                for pid in set(scene.helpers()) - {engine.pid}:
+                    os.kill(pid, signal.SIGKILL)
+                die(engine)
+            await scene.let_helpers_end()
+            assert scene.run_state() == "paused"
+            other = Disk("vda", str(tmp_path / "other.qcow2"), "qcow2")
+            qemu_img("create", "-q", "-f", "qcow2", other.source, "1M")
+            await scene.engine.add_domain("other", [other])
+            with closing(sqlite3.connect(scene.journal)) as db, db:
+                db.execute(
+                    "insert into deletions (id, domain, snapshot, state, options,"
+                    " started) values ('ffffffffffff', 'other', 's1', 'validate',"
+                    " '{}', '9999')"
+                )
+            probe = At("nowhere", lambda: None)
+            await scene.with_probe(probe)
+            mine, its = sorted(
+                await scene.engine.recover(), key=lambda end: isinstance(end, Refused)
+            )
+            assert isinstance(mine, Deletion) and isinstance(its, Refused)
+            assert mine.state == "completed" and (mine.downtime_ms or 0) > 0
+            freed = {"vote.release_votes.done", "pivot.release_guest.done"}
+            first = next(i for i, seen in enumerate(probe.seen) if seen in freed)
+            assert first < probe.seen.index("validate.refuse.announced")
+            assert first < 10
+            await scene.write()
+            with closing(sqlite3.connect(scene.journal)) as db, db:
+                db.execute("delete from disks where domain = 'other'")
+                db.execute("delete from images where path = ?", (other.source,))
+            await scene.verify()
 
     play(story())
 

@@ -6,15 +6,20 @@ is read back at the end of each story.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backfold.engine.demo.machine import MachineError
 from backfold.engine.results import Deletion
-from backfold.journal.errors import AlreadyDecided, BackfoldError, Interrupted
+from backfold.journal.errors import AlreadyDecided, BackfoldError, Busy, Interrupted
 from real.scene import At, NoGuard, Scene, play
 
 #: Microseconds between two writes of the guest.
@@ -139,6 +144,325 @@ def test_the_engine_goes_on_when_a_job_is_completed_by_hand(
             await scene.with_probe(At(place, act))
             assert (await scene.delete("s3")).state == "completed"
             assert scene.run_state() == "running"
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+# QEMU is restarted by hand
+
+
+@pytest.mark.parametrize("place", ["prepare.probe_fence.noted", "vote.hold.noted"])
+def test_qemu_is_restarted_from_the_overlay(tmp_path: Path, place: str) -> None:
+    """Before the decision: planned again, on the machine that runs now."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take_three()
+            await scene.disks()
+
+            def restart() -> None:
+                scene.machine.kill()
+                scene.machine.start()
+                scene.machine.wait_for_writes(5)
+
+            scene.machine.disks = [
+                (d.target, Path(d.source), d.format) for d in await scene.disks()
+            ]
+            await scene.with_probe(At(place, restart))
+            assert (await scene.delete("s3")).state == "completed"
+            await scene.write()
+            await scene.verify(leaks=True)
+
+    play(story())
+
+
+def test_qemu_that_was_restarted_paused_in_the_hold_stays_paused(
+    tmp_path: Path,
+) -> None:
+    """We stopped another QEMU than this one: it is not ours to let go on."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take_three()
+            scene.machine.disks = [
+                (d.target, Path(d.source), d.format) for d in await scene.disks()
+            ]
+
+            def restart() -> None:
+                scene.machine.kill()
+                scene.machine.paused = True
+                scene.machine.start()
+
+            await scene.with_probe(At(SYNCED, restart))
+            assert (await scene.delete("s3")).state == "completed"
+            assert scene.run_state() == "prelaunch"
+            scene.machine.qmp("cont")
+            await scene.write()
+            await scene.verify(leaks=True)
+
+    play(story())
+
+
+@pytest.mark.parametrize("place", [FENCED, DECIDED])
+def test_the_wrong_image_cannot_be_started(tmp_path: Path, place: str) -> None:
+    """The fence has taken its name: an operator's start fails."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take_three()
+            scene.machine.disks = [
+                (d.target, Path(d.source), d.format) for d in await scene.disks()
+            ]
+            said: list[str] = []
+
+            def start() -> None:
+                scene.machine.kill()
+                try:
+                    scene.machine.start()
+                except MachineError as error:
+                    said.append(str(error))
+
+            await scene.with_probe(At(place, start))
+            assert (await scene.delete("s3")).state == "completed"
+            assert "No such file" in said[0]
+            await scene.boot()
+            await scene.write()
+            await scene.verify(leaks=True)
+
+    play(story())
+
+
+# The host is rebooted
+
+
+@pytest.mark.parametrize("place", ["commit_per_disk.start_job.noted", DECIDED])
+def test_the_host_was_rebooted(tmp_path: Path, place: str) -> None:
+    """Stale pids and sockets, another boot, other device numbers: the same files."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take_three()
+            is_off = place != DECIDED
+            if is_off:
+                scene.machine.quit()
+            await die_at(scene, place, "s3")
+            scene.machine.kill()
+            for pid in scene.helpers():
+                os.kill(pid, 9)
+            await scene.let_helpers_end()
+            await scene.engine.__aexit__(None, None, None)
+            age(scene)
+            await scene.engine.__aenter__()
+            sources = [Path(disk.source) for disk in await scene.disks()]
+            assert all(source.exists() for source in sources), sources
+            deletion = await recovered(scene)
+            assert deletion.state == "completed"
+            assert deletion.downtime_ms is None
+            await scene.boot()
+            await scene.write()
+            await scene.verify(leaks=True)
+
+    play(story())
+
+
+def age(scene: Scene) -> None:
+    """Make of the open deletion one that was begun before a reboot."""
+
+    def older(value: Any) -> Any:
+        if isinstance(value, list):
+            return [older(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        new = {name: older(item) for name, item in value.items()}
+        if "device" in new:
+            new["device"] += 7
+        if "boot_id" in new:
+            new["boot_id"] = "an earlier boot"
+        if "pid" in new:  # Of a process that lives today.
+            new["pid"] = os.getpid()
+        return new
+
+    db = sqlite3.connect(scene.journal)
+    with db:
+        [row] = db.execute("select plan, hold, helper from deletions").fetchall()
+        changed = [text and json.dumps(older(json.loads(text))) for text in row]
+        db.execute("update deletions set plan = ?, hold = ?, helper = ?", changed)
+    db.close()
+
+
+# Somebody moves, replaces or cuts an image
+
+
+def move(path: Path) -> Callable[[], object]:
+    """Put it away; returns how to bring it back."""
+    away = path.with_name("away")
+    path.rename(away)
+    return lambda: away.rename(path)
+
+
+def replace_by_a_copy(path: Path) -> Callable[[], object]:
+    """Another file of the same name and content."""
+    away = path.with_name("away")
+    path.rename(away)
+    shutil.copy(away, path)
+    return lambda: away.replace(path)
+
+
+def cut(path: Path) -> Callable[[], object]:
+    """A file that lost its end."""
+    away, size = path.with_name("away"), path.stat().st_size
+    shutil.copy(path, away)
+    os.truncate(path, size // 2)
+
+    def mend() -> None:
+        content = away.read_bytes()
+        with path.open("r+b") as stream:
+            stream.write(content)
+        away.unlink()
+
+    return mend
+
+
+@pytest.mark.parametrize("harm", [move, replace_by_a_copy, cut])
+def test_a_base_is_harmed_after_the_decision(
+    tmp_path: Path, harm: Callable[[Path], Callable[[], object]]
+) -> None:
+    """It holds the data: reported, nothing touched; it goes on once it is back."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take_three()
+            await die_at(scene, DECIDED, "s3")
+            scene.machine.kill()
+            (disk,) = await scene.disks()
+            mend = harm(Path(disk.source))
+            (harmed,) = await scene.disks()
+            assert harmed.broken is not None
+            await assert_left_open(scene, disk.source)
+            mend()
+            assert (await recovered(scene)).state == "completed"
+            await scene.boot()
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+def test_an_overlay_is_cut_after_the_decision(tmp_path: Path) -> None:
+    """A harmed overlay did not go on: it is never copied over a complete base."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take_three()
+            await die_at(scene, DECIDED, "s3")
+            scene.machine.kill()
+            (fence,) = [path for path in scene.images() if ".backfold" in path.name]
+            os.truncate(fence, fence.stat().st_size // 2)
+            await assert_left_open(scene, str(fence).partition(".backfold")[0])
+            fence.unlink()
+            assert (await recovered(scene)).state == "completed"
+            await scene.boot()
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+@pytest.mark.parametrize("which", ["base", "overlay"])
+def test_an_image_is_moved_away_before_the_decision(tmp_path: Path, which: str) -> None:
+    """Refused with the reason and given up; deleted again when it is back."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take_three()
+            scene.machine.quit()
+            await die_at(scene, "commit_per_disk.start_job.noted", "s3")
+            for pid in scene.helpers():
+                os.kill(pid, 9)
+            await scene.let_helpers_end()
+            (disk,) = await scene.disks()
+            path = Path(disk.chain[1 if which == "base" else 0])
+            mend = move(path)
+            (end,) = await scene.engine.recover()
+            assert isinstance(end, Deletion) and end.state == "rolled_back"
+            assert end.reason is not None and str(path) in end.reason
+            mend()
+            assert (await scene.delete("s3")).state == "completed"
+            await scene.boot()
+            await scene.write()
+            await scene.verify(leaks=True)
+
+    play(story())
+
+
+@pytest.mark.parametrize("boots", [True, False])
+def test_the_fence_is_taken_back_by_hand_after_the_decision(
+    tmp_path: Path, boots: bool
+) -> None:
+    """The overlay is kept as the disk, booted or not, and folded again."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take_three()
+            await die_at(scene, DECIDED, "s3")
+            scene.machine.kill()
+            (fence,) = [path for path in scene.images() if ".backfold" in path.name]
+            overlay = Path(str(fence).partition(".backfold")[0])
+            fence.rename(overlay)
+            assert [disk.source for disk in await scene.disks()] == [str(overlay)]
+            if boots:
+                await scene.boot()
+                await scene.write()
+            assert (await recovered(scene)).state == "completed"
+            if not boots:
+                await scene.boot()
+            await scene.write()
+            await scene.verify(leaks=True)
+
+    play(story())
+
+
+def test_a_superseded_image_is_moved_away_in_the_pivot(tmp_path: Path) -> None:
+    """Nobody needs it: the deletion goes on, and leaves that file alone."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take_three()
+            away = scene.folder / "away"
+
+            def put_away() -> None:
+                (fence,) = [path for path in scene.images() if ".backfold" in path.name]
+                fence.rename(away)
+
+            await die_at(scene, "pivot.release_guest.noted", "s3", after=put_away)
+            await scene.write()
+            assert (await recovered(scene)).state == "completed"
+            assert away.exists()
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+def test_two_recoveries_at_once(tmp_path: Path) -> None:
+    """One does it, the other finds it done or says who is busy."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take_three()
+            await die_at(scene, DECIDED, "s3")
+            async with scene.new_engine() as other:
+                ends = await asyncio.gather(scene.engine.recover(), other.recover())
+            for end in (end for each in ends for end in each):
+                assert isinstance(end, Busy | Deletion), end
+                if isinstance(end, Deletion):
+                    assert end.state == "completed"
+            assert any(isinstance(end, Deletion) for each in ends for end in each)
+            assert [row for row in scene.rows("transitions", "trigger, kind")].count(
+                ("decide", "edge")
+            ) == 1
             await scene.write()
             await scene.verify()
 
