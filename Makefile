@@ -33,9 +33,10 @@ demo: $(stamp) debian-qemu ## the whole story on a real QEMU
 test: $(stamp) debian-test ## run the tests
 	$(bin)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
 
-guard: $(stamp) debian-test ## kill the engine at every point of a hold; print how long the guest waits
-	BACKFOLD_GUARD_SECONDS=1 $(bin)/python -m pytest -q -n 0 --durations=0 \
-	    --durations-min=60 tests/crash/test_guard.py $(ARGS)
+guard: $(stamp) debian-test ## kill the engine at every point of a hold, and change the world
+	BACKFOLD_EVERY_CASE=1 BACKFOLD_GUARD_SECONDS=1 $(bin)/python -m pytest -q -n 0 \
+	    --durations=0 --durations-min=60 tests/crash/test_guard.py \
+	    tests/real/test_changed_world.py $(ARGS)
 
 soak: $(stamp) debian-test ## kill deletions at random for MINUTES=...; SEED=... repeats the choices
 	PYTHONPATH=tests $(bin)/python -m soak.run --minutes $(MINUTES) \

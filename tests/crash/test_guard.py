@@ -101,11 +101,10 @@ def test_every_declared_step_of_the_hold_is_a_point() -> None:
 
 
 SLICE = [
-    Point("vote.fence.done"),
     Point("vote.decide.announced"),
     Point("pivot.complete_jobs.done", (DECIDED,)),
 ]
-ALL = "BACKFOLD_GUARD_SECONDS" in os.environ
+ALL = "BACKFOLD_EVERY_CASE" in os.environ
 PAUSED = ["vote.complete_jobs.done", "vote.decide.noted"]
 LOCKED = ["vote.decide.noted", "vote.fence.done"]
 DAMAGED = ["pivot.finalize.done", "vote.fence.done"]
@@ -203,7 +202,8 @@ def test_the_guard_lets_the_guest_go_on(
 
     async def story() -> None:
         async with Scene(tmp_path, pause=CALM) as scene:
-            await scene.take_three()
+            await scene.take("s3")
+            await scene.write()
             with victim(scene, point) as engine:
                 stood = scene.run_state() != "running"
                 assert stood == point.stands
@@ -232,7 +232,8 @@ def test_a_paused_guest_is_watched_over_too(tmp_path: Path, place: str) -> None:
 
     async def story() -> None:
         async with Scene(tmp_path, pause=CALM) as scene:
-            await scene.take_three()
+            await scene.take("s3")
+            await scene.write()
             scene.machine.qmp("stop")
             with victim(scene, Point(place)) as engine:
                 die(engine)
@@ -252,7 +253,8 @@ def test_a_locked_journal_does_not_freeze_the_guest(tmp_path: Path, place: str) 
 
     async def story() -> None:
         async with Scene(tmp_path, pause=CALM) as scene:
-            await scene.take_three()
+            await scene.take("s3")
+            await scene.write()
             with (
                 victim(scene, Point(place)) as engine,
                 closing(sqlite3.connect(scene.journal, isolation_level=None)) as other,
@@ -278,7 +280,8 @@ def test_a_damaged_journal_does_not_freeze_the_guest(
 
     async def story() -> None:
         async with Scene(tmp_path, pause=CALM) as scene:
-            await scene.take_three()
+            await scene.take("s3")
+            await scene.write()
             await scene.engine.__aexit__(None, None, None)
             with victim(scene, Point(place)) as engine:
                 files = [scene.journal, scene.journal.with_name("journal.db-wal")]
@@ -306,7 +309,8 @@ def test_recover_frees_a_guest_that_nobody_watched(tmp_path: Path, place: str) -
 
     async def story() -> None:
         async with Scene(tmp_path, pause=CALM) as scene:
-            await scene.take_three()
+            await scene.take("s3")
+            await scene.write()
             with victim(scene, Point(place)) as engine:
                 for pid in set(scene.helpers()) - {engine.pid}:
                     os.kill(pid, signal.SIGKILL)
@@ -366,7 +370,8 @@ def test_a_guard_that_comes_late_undoes_nothing(tmp_path: Path) -> None:
     async def story() -> None:
         guard = Listener()
         async with Scene(tmp_path, pause=CALM, guard=guard) as scene:
-            await scene.take_three()
+            await scene.take("s3")
+            await scene.write()
             await scene.delete("s3")
             assert guard.watch is not None
             assert Watch.from_json(guard.watch.to_json()) == guard.watch

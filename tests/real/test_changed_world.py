@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -21,6 +21,8 @@ from backfold.engine.demo.machine import MachineError
 from backfold.engine.results import Deletion
 from backfold.journal.errors import AlreadyDecided, BackfoldError, Busy, Interrupted
 from real.scene import At, NoGuard, Scene, play
+
+T = TypeVar("T")
 
 #: Microseconds between two writes of the guest.
 CALM = 2000
@@ -38,6 +40,17 @@ class Dead(BaseException):
 def scene_in(folder: Path, **options: Any) -> Scene:
     """A scene with a calm guest, in which nobody watches over holds."""
     return Scene(folder, guard=NoGuard(), pause=CALM, **options)
+
+
+async def take(scene: Scene) -> None:
+    """One snapshot of a guest that writes on."""
+    await scene.take("s3")
+    await scene.write()
+
+
+def cases(*values: T) -> list[T]:
+    """The first of these; every one with BACKFOLD_EVERY_CASE (`make guard`)."""
+    return list(values if "BACKFOLD_EVERY_CASE" in os.environ else values[:1])
 
 
 async def die_at(
@@ -105,7 +118,7 @@ def test_a_job_is_completed_by_hand(tmp_path: Path) -> None:
 
     async def story() -> None:
         async with scene_in(tmp_path, disks=2) as scene:
-            await scene.take_three()
+            await take(scene)
             await die_at(scene, READY, "s3", after=lambda: complete_by_hand(scene, 0))
             await scene.write()
             [(run, _)] = scene.open_runs()
@@ -120,7 +133,7 @@ def test_a_job_is_completed_by_hand(tmp_path: Path) -> None:
     play(story())
 
 
-@pytest.mark.parametrize("place", [READY, STOPPED])
+@pytest.mark.parametrize("place", cases(STOPPED, READY))
 def test_the_engine_goes_on_when_a_job_is_completed_by_hand(
     tmp_path: Path, place: str
 ) -> None:
@@ -128,7 +141,7 @@ def test_the_engine_goes_on_when_a_job_is_completed_by_hand(
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
 
             def act() -> None:
                 if place == READY:
@@ -153,13 +166,13 @@ def test_the_engine_goes_on_when_a_job_is_completed_by_hand(
 # QEMU is restarted by hand
 
 
-@pytest.mark.parametrize("place", ["prepare.probe_fence.noted", "vote.hold.noted"])
+@pytest.mark.parametrize("place", cases("vote.hold.noted", "prepare.probe_fence.noted"))
 def test_qemu_is_restarted_from_the_overlay(tmp_path: Path, place: str) -> None:
     """Before the decision: planned again, on the machine that runs now."""
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
             await scene.disks()
 
             def restart() -> None:
@@ -185,7 +198,7 @@ def test_qemu_that_was_restarted_paused_in_the_hold_stays_paused(
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
             scene.machine.disks = [
                 (d.target, Path(d.source), d.format) for d in await scene.disks()
             ]
@@ -205,13 +218,13 @@ def test_qemu_that_was_restarted_paused_in_the_hold_stays_paused(
     play(story())
 
 
-@pytest.mark.parametrize("place", [FENCED, DECIDED])
+@pytest.mark.parametrize("place", cases(DECIDED, FENCED))
 def test_the_wrong_image_cannot_be_started(tmp_path: Path, place: str) -> None:
     """The fence has taken its name: an operator's start fails."""
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
             scene.machine.disks = [
                 (d.target, Path(d.source), d.format) for d in await scene.disks()
             ]
@@ -237,13 +250,13 @@ def test_the_wrong_image_cannot_be_started(tmp_path: Path, place: str) -> None:
 # The host is rebooted
 
 
-@pytest.mark.parametrize("place", ["commit_per_disk.start_job.noted", DECIDED])
+@pytest.mark.parametrize("place", cases(DECIDED, "commit_per_disk.start_job.noted"))
 def test_the_host_was_rebooted(tmp_path: Path, place: str) -> None:
     """Stale pids and sockets, another boot, other device numbers: the same files."""
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
             is_off = place != DECIDED
             if is_off:
                 scene.machine.quit()
@@ -325,7 +338,7 @@ def cut(path: Path) -> Callable[[], object]:
     return mend
 
 
-@pytest.mark.parametrize("harm", [move, replace_by_a_copy, cut])
+@pytest.mark.parametrize("harm", cases(cut, replace_by_a_copy, move))
 def test_a_base_is_harmed_after_the_decision(
     tmp_path: Path, harm: Callable[[Path], Callable[[], object]]
 ) -> None:
@@ -333,7 +346,7 @@ def test_a_base_is_harmed_after_the_decision(
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
             await die_at(scene, DECIDED, "s3")
             scene.machine.kill()
             (disk,) = await scene.disks()
@@ -355,7 +368,7 @@ def test_an_overlay_is_cut_after_the_decision(tmp_path: Path) -> None:
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
             await die_at(scene, DECIDED, "s3")
             scene.machine.kill()
             (fence,) = [path for path in scene.images() if ".backfold" in path.name]
@@ -370,13 +383,13 @@ def test_an_overlay_is_cut_after_the_decision(tmp_path: Path) -> None:
     play(story())
 
 
-@pytest.mark.parametrize("which", ["base", "overlay"])
+@pytest.mark.parametrize("which", cases("base", "overlay"))
 def test_an_image_is_moved_away_before_the_decision(tmp_path: Path, which: str) -> None:
     """Refused with the reason and given up; deleted again when it is back."""
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
             scene.machine.quit()
             await die_at(scene, "commit_per_disk.start_job.noted", "s3")
             for pid in scene.helpers():
@@ -397,7 +410,7 @@ def test_an_image_is_moved_away_before_the_decision(tmp_path: Path, which: str) 
     play(story())
 
 
-@pytest.mark.parametrize("boots", [True, False])
+@pytest.mark.parametrize("boots", cases(False, True))
 def test_the_fence_is_taken_back_by_hand_after_the_decision(
     tmp_path: Path, boots: bool
 ) -> None:
@@ -405,7 +418,7 @@ def test_the_fence_is_taken_back_by_hand_after_the_decision(
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
             await die_at(scene, DECIDED, "s3")
             scene.machine.kill()
             (fence,) = [path for path in scene.images() if ".backfold" in path.name]
@@ -429,7 +442,7 @@ def test_a_superseded_image_is_moved_away_in_the_pivot(tmp_path: Path) -> None:
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
             away = scene.folder / "away"
 
             def put_away() -> None:
@@ -451,7 +464,7 @@ def test_two_recoveries_at_once(tmp_path: Path) -> None:
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
-            await scene.take_three()
+            await take(scene)
             await die_at(scene, DECIDED, "s3")
             async with scene.new_engine() as other:
                 ends = await asyncio.gather(scene.engine.recover(), other.recover())
