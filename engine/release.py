@@ -42,6 +42,10 @@ class Release:
     #: When the guest was let go on without the journal (monotonic seconds).
     let_go_at: float | None = None
 
+    def __post_init__(self) -> None:
+        """The engine has died just now."""
+        self.died_at = self.world.clock.monotonic()
+
     async def end(self) -> None:
         """End the hold, if it still stands; the rest of the run is `recover`'s.
 
@@ -58,6 +62,9 @@ class Release:
                 runner = await self._claim(True, None)
             if runner is not None:
                 runner.ctx.let_go_at = self.let_go_at
+                if runner.state == "pivot" and self.let_go_at is None:
+                    # A decided hold whose guest runs: let go on before the death.
+                    runner.ctx.let_go_at = self.died_at
                 await end_hold(await self.opened(False), runner)
 
     async def _claim(self, afresh: bool, patience: float | None) -> DeletionRun | None:
