@@ -13,13 +13,15 @@ JOBS ?= 2
 DOCUMENT ?=
 # For `make soak` and `make replay`: which choices, as they were printed.
 SEED ?=
+# For `make crash`: words that the names of cases must have (and JOBS).
+ONLY ?=
 
 bin := $(VENV)/bin
 # Newer than pyproject.toml: what that file asks for is installed.
 stamp := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help soak setup demo test guard lint diagrams simulate replay clean \
+.PHONY: help crash soak setup demo test guard lint diagrams simulate replay clean \
     debian-venv debian-qemu debian-test debian-diagrams
 
 help: ## say what the targets do
@@ -51,6 +53,10 @@ debian-test: debian-strace
 
 debian-strace:
 	@tools/debian-packages strace
+
+crash: $(stamp) debian-test ## kill at every moment, recover, read back (ONLY=, JOBS=)
+	PYTHONPATH=tests $(bin)/python -m crash.matrix --jobs $(JOBS) \
+	    --only '$(ONLY)' --results build/crash.jsonl $(ARGS)
 
 lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/ruff check

@@ -1,0 +1,159 @@
+"""Everything read back after a case: writes, snapshots, images, and what is left over.
+
+Nothing here trusts a status: disks and snapshots are read as QEMU reads them, and
+compared with what the guest was told to be written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import time
+from glob import glob
+from pathlib import Path
+
+from backfold.engine.demo.guest import export_raw
+from backfold.journal.model import Snapshot
+from crash.stage import Copied
+from real.scene import DOMAIN, header_format
+
+#: What may be found wrong, as sentences for the one who looks for the cause.
+Faults = list[str]
+
+
+def of_living(scene: Copied, power: str, before: int) -> Faults:
+    """The guest is as it was: it runs and writes, or is paused; nothing of ours."""
+    found = scene.wait_for_run_state(power)
+    if found != power:
+        return [f"the guest is {found}, not {power}"]
+    faults: Faults = []
+    if power == "running":
+        scene.machine.wait_for_writes(3)
+    elif scene.machine.acknowledged() != before:
+        faults.append("the paused guest has written")
+    if jobs := scene.machine.qmp("query-jobs"):
+        faults.append(f"jobs are left: {[job['id'] for job in jobs]}")
+    nodes = scene.machine.qmp("query-named-block-nodes")
+    opened = {node["file"] for node in nodes if node["drv"] == "file"}
+    known = {str(path) for path in scene.images()}
+    floppies = {str(path) for path in scene.folder.glob("acknowledged-*.img")}
+    # A node keeps the name that it was opened by: an image that was fenced and got
+    # its name back is known by it again.
+    if left := {name for name in opened - known - floppies}:
+        faults.append(f"nodes are left: {sorted(left)}")
+    return faults
+
+
+async def of_dead(
+    scene: Copied, run: str, gone: str, leaks: bool
+) -> tuple[int, Faults]:
+    """With everything off: writes verified, and what is lost or left over.
+
+    Args:
+        scene: Its guest has ended.
+        run: The deletion.
+        gone: The snapshot that it deleted.
+        leaks: Whether lower images may have leaked clusters, as after a SIGKILL of
+            QEMU in the middle of a copy. The active images always may.
+    """
+    faults = _journal(scene)
+    async with scene.new_engine() as engine:
+        disks = await engine.disks(DOMAIN)
+        snapshots = await engine.catalog.snapshots(DOMAIN)
+        [deletion] = await engine.deletions()
+    raw = scene.folder / "verified.raw"
+    written = scene.ledger.last_acknowledged()
+    for number, disk in enumerate(disks):
+        if disk.broken is not None:
+            faults.append(f"{disk.target} cannot be booted: {disk.broken}")
+            continue
+        export_raw(Path(disk.source), disk.format, raw)
+        verdict = scene.ledger.verify(raw, number)
+        if not verdict.ok:
+            faults.append(f"LOST on {disk.target}: {verdict.lost[:5]}")
+    names = {snapshot.name for snapshot in snapshots}
+    expected = {"s1", "s2", "s3"} - ({gone} if deletion.state == "completed" else set())
+    if names != expected:
+        faults.append(f"snapshots are {sorted(names)}, not {sorted(expected)}")
+    targets = [disk.target for disk in disks]
+    for snapshot in snapshots:
+        faults += _snapshot(scene, snapshot, targets, gone, raw)
+    chains = {path for disk in disks for path in disk.chain}
+    active = {disk.source for disk in disks}
+    there = {str(path) for path in scene.images()}
+    if there != chains:
+        faults.append(f"files and chains differ: {sorted(there ^ chains)}")
+    recorded = {path for path, *_ in scene.rows("images")}
+    if recorded != chains:
+        faults.append(f"catalog and chains differ: {sorted(recorded ^ chains)}")
+    for path in sorted(there & chains):
+        faults += _unsound(path, leaks or path in active)
+    return written, faults + _left_over(scene, run)
+
+
+def _journal(scene: Copied) -> Faults:
+    faults = []
+    if found := scene.open_runs():
+        faults.append(f"still open: {found}")
+    if scene.rows("deletions where hold is not null or helper is not null"):
+        faults.append("the journal still has a hold or a helper")
+    if scene.rows("snapshots where status = 'deleting'"):
+        faults.append("a snapshot is still being deleted")
+    return faults
+
+
+def _snapshot(
+    scene: Copied, snapshot: Snapshot, targets: list[str], gone: str, raw: Path
+) -> Faults:
+    """A valid snapshot holds its instant, the same on all disks."""
+    if snapshot.status != "valid":
+        excused = snapshot.name == gone and snapshot.status == "invalid"
+        return [] if excused else [f"{snapshot.name} is {snapshot.status}"]
+    low, high = scene.brackets[snapshot.name]
+    faults: Faults = []
+    cuts = []
+    for entry in snapshot.disks:
+        export_raw(Path(entry.frozen), entry.format, raw)
+        number = targets.index(entry.target)
+        verdict = scene.ledger.verify(raw, number, low=low, high=high)
+        if verdict.cut is None:
+            where = f"{snapshot.name} on {entry.target}"
+            faults.append(f"LOST in {where}: {verdict.lost[:5]}")
+        else:
+            cuts.append(verdict.cut)
+    if cuts and max(cut[0] for cut in cuts) > min(cut[1] for cut in cuts):
+        faults.append(f"LOST: the disks of {snapshot.name} are of two instants")
+    return faults
+
+
+def _unsound(path: str, may_leak: bool) -> Faults:
+    if header_format(path) == "raw":
+        return []
+    check = subprocess.run(
+        ["qemu-img", "check", "-f", "qcow2", path], capture_output=True, text=True
+    )
+    if check.returncode in ({0, 3} if may_leak else {0}):
+        return []
+    return [f"qemu-img check of {path}: {check.stdout} {check.stderr}"]
+
+
+def _left_over(scene: Copied, run: str) -> Faults:
+    faults: Faults = []
+    end = time.monotonic() + 30
+    while (helpers := scene.helpers()) and time.monotonic() < end:
+        time.sleep(0.02)
+    if helpers:
+        faults.append(f"processes are left: {helpers}")
+    sockets = [f"{place}/{run}-*" for place in ("/run/backfold", "/tmp/backfold-*")]
+    if found := [path for place in sockets for path in glob(place)]:
+        faults.append(f"sockets are left: {found}")
+    for lock in scene.locks.iterdir():
+        handle = os.open(lock, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            faults.append(f"the lock {lock.name} is still held")
+        finally:
+            os.close(handle)
+    return faults

@@ -1,0 +1,83 @@
+"""The moments that decide over data, out of the matrix that `make crash` plays whole.
+
+Each group is played by a process of its own, since cases fork, and pytest has
+threads. The names are those that `make crash ARGS=--list` prints.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+GROUPS = {
+    "the active image of a guest that writes": """
+        running-newest-1 engine resume commit_per_disk.start_job.done once
+        running-newest-1 both resume commit_per_disk.start_job.done once
+        running-newest-1 engine resume vote.stop_guest.done once
+        running-newest-1 qemu resume vote.complete_jobs.done once
+        running-newest-1 engine resume vote.complete_jobs.done once
+        running-newest-1 both resume vote.fence.done once
+        running-newest-1 engine resume vote.decide.noted once
+        running-newest-1 both resume vote.decide.noted once
+        running-newest-1 qemu resume pivot.finalize.announced once
+        running-newest-1 both resume pivot.finalize.done once
+        running-newest-1 both resume pivot.release_guest.done once
+        running-newest-1 both resume update_metadata.record.noted once
+        running-newest-1 engine roll_back vote.decide.noted once
+        running-newest-1 engine roll_back vote.fence.done cascade
+    """,
+    "two links in the middle of their chains": """
+        running-middle-2 engine resume commit_per_disk.start_job.done once
+        running-middle-2 both resume vote.flush_copied.done once
+        running-middle-2 both resume vote.decide.noted once
+        running-middle-2 both resume pivot.finalize.done once
+        running-middle-2 both resume update_metadata.set_aside.done once
+    """,
+    "two active images that are decided over together": """
+        running-newest-2 both resume vote.decide.noted once
+        paused-newest-2 engine resume vote.complete_jobs.done cascade
+        paused-newest-2 engine resume pivot.finalize.announced once
+    """,
+    "a domain that is off": """
+        off-newest-1 engine resume start_paused.start_helper.done once
+        off-newest-1 both resume vote.fence.done once
+        off-newest-1 both resume vote.decide.noted once
+        off-newest-1 engine resume pivot.finalize.done once
+        off-newest-1 both roll_back vote.complete_jobs.done once
+        off-middle-1 both resume vote.decide.noted once
+        off-middle-1 both resume pivot.finalize.done once
+        off-middle-1 engine resume stop.end_helper.done once
+    """,
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_nothing_is_lost(group: str) -> None:
+    """Killed there, recovered, and read back."""
+    names = [line.strip() for line in GROUPS[group].strip().splitlines()]
+    options = [word for name in names for word in ("--case", name)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "crash.matrix", "--jobs", "1", *options],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=280)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+    assert process.returncode == 0, said
+    assert f"{len(names)} cases" in said.splitlines()[-1], said
