@@ -239,7 +239,11 @@ def _make_private(path: Path) -> None:
     A file that exists is never opened here: closing it would drop every POSIX lock
     that another connection of this process holds on it.
     """
+    missing = [f for f in (path.parent, *path.parent.parents) if not f.exists()]
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        # SQLite syncs the names in the last one, nobody those of the folders.
+        _sync(folder.parent)
     if path.is_symlink():
         raise JournalError(
             f"The journal {path} is a symbolic link.",
@@ -257,6 +261,15 @@ def _make_private(path: Path) -> None:
                 data="The images are untouched.",
                 remedy="Bring the file back from where it was copied or cut.",
             ) from None
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _size(path: Path) -> int:

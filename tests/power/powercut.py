@@ -1,11 +1,11 @@
 """Record runs, cut their power everywhere, and print what was found.
 
-    python -m power.powercut [--document FILE] [NUMBER]...
+    python -m power.powercut [--document] [NUMBER]...
 
-NUMBER picks runs of the table (from 1). With WITHOUT in the environment (names out
-of `mutations`, or ``all``) the recorded engine lacks a flush, and its losses must be
-found: the exit status is 1 when one stays unseen. Without it, it is 1 when anything
-was lost.
+NUMBER picks runs of the table (from 1); the others keep their lines in the document.
+With WITHOUT in the environment (names out of `mutations`, or ``all``) the recorded
+engine lacks a flush, and its losses must be found: the exit status is 1 when one
+stays unseen. Without it, it is 1 when anything was lost.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from . import rebuild
 from .cuts import Cut, State
 from .mutations import MUTATIONS
-from .recording import Recording, Run, Table
+from .recording import TESTS, Recording, Run, Table
 from .replay import Stop
 
 RUNS: Final = (
@@ -41,6 +41,8 @@ RUNS: Final = (
 #: Besides the first state of each step: every so many-th state is recovered.
 EVERY: Final = 250
 
+#: Where the table is written.
+DOCUMENT: Final = TESTS.parent / "docs" / "power-cuts.md"
 BEGIN_TABLE: Final = "<!-- written by `make powercut ARGS=--document` -->"
 END_TABLE: Final = "<!-- end of table -->"
 
@@ -101,47 +103,34 @@ def without(names: list[str]) -> int:
     return 1 if unseen else 0
 
 
-def everything(numbers: list[int], document: Path | None) -> int:
-    """Try the runs and print the table."""
-    tables = []
+def everything(numbers: list[int], document: bool) -> int:
+    """Try the runs and print the table; ``document`` puts it into the docs."""
+    rows: dict[str, str] = {}
+    lost = 0
     for run in [RUNS[n - 1] for n in numbers] or RUNS:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="powercut-") as folder:
             table = try_run(run, Path(folder))
             _explain(table, Path(folder), 20)
-        tables.append(table)
+        lost += len(table.findings)
+        rows[str(run)] = row(table)
         seconds = time.monotonic() - began
-        print(f"{row(table)}   ({seconds:.0f} s)", flush=True)
-    print("\n".join(markdown(tables)))
-    if document is not None:
-        text = document.read_text()
-        head, _, rest = text.partition(BEGIN_TABLE)
-        tail = rest.partition(END_TABLE)[2]
-        body = "\n".join(["", "", *markdown(tables), "", ""])
-        document.write_text(head + BEGIN_TABLE + body + END_TABLE + tail)
-    return 1 if any(table.findings for table in tables) else 0
+        print(f"{rows[str(run)]}   ({seconds:.0f} s)", flush=True)
+    print("\n".join(markdown(rows)))
+    if document:
+        head, _, rest = DOCUMENT.read_text().partition(BEGIN_TABLE)
+        former, _, tail = rest.partition(END_TABLE)
+        known = {str(run) for run in RUNS}
+        for line in former.splitlines():
+            name = line.strip("|").split("|")[0].strip()
+            if name in known:
+                rows.setdefault(name, line)
+        body = "\n".join(["", "", *markdown(rows), "", ""])
+        DOCUMENT.write_text(head + BEGIN_TABLE + body + END_TABLE + tail)
+    return 1 if lost else 0
 
 
-def markdown(tables: list[Table]) -> list[str]:
-    """The table of runs, with its sum."""
-    lines = [
-        "| run | cuts | states by hand | recovered | acknowledged writes | in doubt"
-        " | lost |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-        *(row(table) for table in tables),
-    ]
-    total = Table(Run("all", "", ""))
-    for table in tables:
-        total.stops += table.stops
-        total.states += table.states
-        total.recovered += table.recovered
-        total.acknowledged += table.acknowledged
-        total.doubts += table.doubts
-        total.findings += table.findings
-    return [*lines, row(total, "**all**")]
-
-
-def row(table: Table, name: str | None = None) -> str:
+def row(table: Table) -> str:
     """One line of the table."""
     lost = len({(finding.stop.place, finding.cut) for finding in table.findings})
     numbers = (
@@ -152,7 +141,21 @@ def row(table: Table, name: str | None = None) -> str:
         table.doubts,
         lost,
     )
-    return f"| {name or table.run} | " + " | ".join(map(str, numbers)) + " |"
+    return f"| {table.run} | " + " | ".join(map(str, numbers)) + " |"
+
+
+def markdown(rows: Mapping[str, str]) -> list[str]:
+    """The table of runs, in their order, with its sum."""
+    lines = [rows[str(run)] for run in RUNS if str(run) in rows]
+    columns = [map(int, line.strip("|").split("|")[1:]) for line in lines]
+    total = [str(sum(column)) for column in zip(*columns, strict=True)]
+    return [
+        "| run | cuts | states by hand | recovered | acknowledged writes | in doubt"
+        " | lost |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        *lines,
+        f"| **all** | {' | '.join(total)} |",
+    ]
 
 
 def _explain(table: Table, folder: Path, limit: int) -> None:
@@ -167,9 +170,11 @@ def _explain(table: Table, folder: Path, limit: int) -> None:
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(prog="make powercut ARGS=...")
-    parser.add_argument("--document", type=Path, metavar="FILE")
-    parser.add_argument("run", type=int, nargs="*", choices=range(1, len(RUNS) + 1))
+    parser.add_argument("--document", action="store_true", help=f"write {DOCUMENT}")
+    parser.add_argument("run", type=int, nargs="*", metavar="NUMBER")
     arguments = parser.parse_args()
+    if not set(arguments.run) <= set(range(1, len(RUNS) + 1)):
+        parser.error(f"runs are numbered from 1 to {len(RUNS)}")
     if names := os.environ.get("WITHOUT", "").split():
         return without(names)
     return everything(arguments.run, arguments.document)

@@ -18,9 +18,10 @@ from sqlite_utils import Database
 from backfold.journal import runs
 
 from . import strace
-from .byhand import ByHand, Expected, Pair
+from .byhand import ByHand, Pair
 from .cuts import Cut, State, states
 from .disk import Disk
+from .guest_writes import Expected
 from .replay import Replay, Stop, differences
 
 TESTS: Final = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from .mutations import MUTATIONS
 from .replay import BEGIN, END
 
 #: Microseconds between two writes of the guest: the recording is to stay small.
-PAUSE = 20_000
+PAUSE = 50_000
 #: The guest stands for longer while it is traced; a recording is no measurement.
 DOWNTIME_MS = 60_000
 
@@ -46,7 +46,7 @@ async def main(folder: Path, order: str, power: str, snapshot: str, disks: int) 
     marks = Marks(folder / "marks")
     async with Scene(folder, disks=disks, pause=PAUSE) as scene:
         for name in ("s1", "s2", "s3"):
-            await scene.take(name, writes=5)
+            await scene.take(name, writes=3)
         await scene.write(5)
         if power == "paused":
             scene.machine.qmp("stop")
