@@ -163,6 +163,25 @@ def test_the_engine_goes_on_when_a_job_is_completed_by_hand(
     play(story())
 
 
+def test_a_job_vanished_while_the_engine_was_dead(tmp_path: Path) -> None:
+    """Cancelled and dismissed by an operator: it is started again."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await take(scene)
+            await die_at(scene, READY, "s3")
+            (job,) = scene.machine.qmp("query-jobs")
+            scene.machine.qmp("job-cancel", id=job["id"])
+            status(scene, job["id"], "concluded")
+            scene.machine.qmp("job-dismiss", id=job["id"])
+            await scene.write()
+            assert (await recovered(scene)).state == "completed"
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
 # QEMU is restarted by hand
 
 
@@ -455,6 +474,26 @@ def test_a_superseded_image_is_moved_away_in_the_pivot(tmp_path: Path) -> None:
             assert away.exists()
             await scene.write()
             await scene.verify()
+
+    play(story())
+
+
+def test_both_images_changed_after_the_decision(tmp_path: Path) -> None:
+    """Nobody can tell which one is the disk: reported, nothing touched."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await take(scene)
+            await die_at(scene, DECIDED, "s3")
+            scene.machine.kill()
+            (base,) = [Path(disk.source) for disk in await scene.disks()]
+            (fence,) = [path for path in scene.images() if ".backfold" in path.name]
+            for image in (base, fence):
+                os.utime(image, ns=(1, 1))
+            (disk,) = await scene.disks()
+            assert disk.broken is not None and disk.broken[0] == "both_changed"
+            await assert_left_open(scene, "Both")
+            assert fence.exists() and base.exists()
 
     play(story())
 
