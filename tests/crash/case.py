@@ -21,7 +21,7 @@ from typing import Final, Self
 from backfold.engine import helper_process
 from backfold.engine.api import Engine
 from backfold.journal.errors import AlreadyDecided, BackfoldError
-from backfold.states.deletion import UNDECIDED
+from backfold.states.deletion import DELETION, UNDECIDED
 from crash import proof
 from crash.forks import Ended, Say, forked
 from crash.nursery import Nursery
@@ -244,7 +244,7 @@ def _play(case: Case, play: Play, outcome: Outcome) -> None:
             play.kill(case.who)
 
     def further(point: Point, say: Say) -> None:
-        if point not in died and point.nth <= MOST:
+        if point not in died and point.nth <= MOST and _is_new(case, point):
             say(f"died {point}")
             play.kill("engine" if case.who == "engine" else "both")
 
@@ -282,6 +282,18 @@ def _play(case: Case, play: Play, outcome: Outcome) -> None:
         proof.of_dead(play.scene, run, case.scenario.snapshot, leaks)
     )
     outcome.faults += faults
+
+
+def _is_new(case: Case, point: Point) -> bool:
+    """Whether a cascade is to die there.
+
+    What comes after the decision is walked through by the cascade that begins with
+    the deletion, and by those that begin there; not by all those in between.
+    """
+    begins = case.point.state == DELETION.initial
+    decided = (case.point.state, case.point.step) == ("vote", "decide")
+    undecided = case.point.state in UNDECIDED and not decided
+    return begins or not undecided or point.state in UNDECIDED
 
 
 def _expected(case: Case, play: Play) -> set[str]:

@@ -47,12 +47,14 @@ def cases_of(scenario: Scenario, record: Record) -> Iterator[Case]:
     """Each point of a record, for everybody who can be killed at it.
 
     An engine that lives goes on by itself when its QEMU is killed, and has to come to
-    an end: nothing is left to be rolled back. Stories lead to their own steps; what
-    can be rolled back is asked of the others.
+    an end: nothing is left to be rolled back. Stories lead to their own steps; the
+    other scenarios ask what can be rolled back, and what an engine alone does.
     """
     for who in WHO:
         for how in HOW:
             if how == "roll_back" and (who == "qemu" or scenario.told is not None):
+                continue
+            if who == "qemu" and scenario.told is not None:
                 continue
             for point, somebody_else in record:
                 if who != "engine" and not somebody_else:

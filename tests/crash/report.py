@@ -74,7 +74,8 @@ def document(outcomes: Sequence[Outcome]) -> None:
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     excused = [f"- `{step}`: {why}" for step, why in ELSEWHERE.items()]
-    lines = [_BEGIN, "", *matrix(outcomes), "", *excused, "", _END]
+    heading = "Declared steps that no case dies at, since no scenario leads there:"
+    lines = [_BEGIN, "", *matrix(outcomes), "", heading, "", *excused, "", _END]
     path.write_text(before + "\n".join(lines) + after, encoding="utf-8")
 
 

@@ -16,9 +16,9 @@ from backfold.engine.demo.machine import Machine
 from backfold.journal.model import Disk
 from real.scene import Scene, play
 
-#: Microseconds between two writes of the guest. Without a pause it takes a whole
-#: processor; with one it still writes several times in every hold.
-PAUSE = 300
+#: Microseconds between two writes of the guest: without pauses its emulation takes a
+#: whole processor, and the cases most of their time.
+PAUSE = 8000
 
 
 class Copied(Scene):
@@ -51,7 +51,7 @@ class Copied(Scene):
         #: The domain's QEMU, once it was started; a fork cannot ask `machine`.
         self.qemu: int | None = None
 
-    def power_up(self, writes: int = 10) -> None:
+    def power_up(self, writes: int = 5) -> None:
         """Boot the guest, and wait until it writes."""
         self.machine.start()
         self.qemu = self.machine.pid

@@ -14,6 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from crash.case import Case
+from crash.cases import CASCADES
+from crash.points import declared
+from crash.report import ELSEWHERE
+from crash.scenarios import STORIES
+
 TESTS = Path(__file__).parents[1]
 
 GROUPS = {
@@ -81,3 +87,16 @@ def test_nothing_is_lost(group: str) -> None:
 
     assert process.returncode == 0, said
     assert f"{len(names)} cases" in said.splitlines()[-1], said
+
+
+def test_every_named_moment_is_declared() -> None:
+    """A step that gets another name must not fall out of the matrix unseen."""
+    moments = {str(point) for point in declared()}
+    steps = {f"{point.state}.{point.step}" for point in declared()}
+    names = [line.strip() for group in GROUPS.values() for line in group.split("\n")]
+    sliced = {str(Case.parse(name).point) for name in names if name}
+
+    assert frozenset().union(*CASCADES.values()) <= moments
+    assert {str(story.point) for story in STORIES.values()} <= moments
+    assert sliced <= moments
+    assert set(ELSEWHERE) <= steps
