@@ -21,7 +21,7 @@ from .hold import (
     released,
     take_fences_back,
 )
-from .pivot_off import switch_links_off
+from .pivot_off import is_folded_again, switch_links_off
 from .ports import Session
 from .start_paused import helper_session
 
@@ -62,16 +62,18 @@ async def _finalize(ctx: Context, session: Session) -> Folds:
 
     Returns the folds that somebody kept on their overlay: a soft cancel ends
     without an error, so that only the graph is a proof. Their fences are taken back
-    before the guest goes on: what it writes must be bootable.
+    before the guest goes on: what it writes must be bootable. A fold that copies
+    again has not voted again, and what it copied is not flushed: its job may be
+    PENDING, but is not finalized before that.
     """
-    folds = ctx.plan.folds
+    voted = tuple(fold for fold in ctx.plan.folds if not is_folded_again(ctx, fold))
 
     async def finalize() -> None:
         jobs = await session.jobs()
-        for fold in folds:
+        for fold in voted:
             if fold.job in jobs and jobs[fold.job].status == "pending":
                 await session.finalize(fold.job)
-        waiting = {fold.job for fold in folds}
+        waiting = {fold.job for fold in voted}
         while waiting:
             jobs = await session.jobs()
             waiting = {
@@ -115,7 +117,7 @@ async def _positions(ctx: Context, session: Session) -> tuple[Folds, list[str]]:
     strangers: list[str] = []
     for fold in ctx.plan.folds:
         if session.is_helper and fold.is_active:
-            if ctx.fold_state(fold.target) in ("copying", "converged"):
+            if is_folded_again(ctx, fold):
                 kept.append(fold)
             continue
         _, position = locate(chains, fold)

@@ -15,7 +15,8 @@ async def switch_links_off(ctx: Context) -> tuple[FoldPlan, ...]:
     Returns the folds whose disk somebody kept on its overlay. Keeps invariant 2:
     the stamps of the decision tell which image went on. What intermediate folds
     copied was flushed before the decision, so their link may change now; until
-    "switched" is durable, the old chain still opens.
+    "switched" is durable, the old chain still opens. One that was being folded again
+    has copied since, so that it is kept too, until it has voted again.
     """
     await _nobody_else(ctx)
     if ctx.row.hold is not None:
@@ -27,10 +28,17 @@ async def switch_links_off(ctx: Context) -> tuple[FoldPlan, ...]:
     kept = tuple(fold for fold in actives if _overlay_went_on(ctx, fold))
     if kept:
         await ctx.effects.perform("unfence", lambda: take_fences_back(ctx, kept))
-    for fold in ctx.plan.folds:
-        if fold.above is not None:
+    lower = tuple(fold for fold in ctx.plan.folds if not fold.is_active)
+    again = tuple(fold for fold in lower if is_folded_again(ctx, fold))
+    for fold in lower:
+        if fold not in again:
             await _relink(ctx, fold)
-    return kept
+    return kept + again
+
+
+def is_folded_again(ctx: Context, fold: FoldPlan) -> bool:
+    """Whether a disk was kept on its overlay, and its fold has not voted again yet."""
+    return ctx.fold_state(fold.target) in ("copying", "converged")
 
 
 async def _nobody_else(ctx: Context) -> None:
@@ -54,7 +62,7 @@ def _overlay_went_on(ctx: Context, fold: FoldPlan) -> bool:
     nobody can tell, and nothing is touched.
     """
     row = next(row for row in ctx.row.folds if row.target == fold.target)
-    if row.state in ("copying", "converged"):
+    if is_folded_again(ctx, fold):
         return True
     if row.state != "voted":
         return False

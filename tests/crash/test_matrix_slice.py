@@ -39,12 +39,14 @@ GROUPS = {
         running-newest-1 engine roll_back vote.decide.noted once
         running-newest-1 engine roll_back vote.fence.done cascade
     """,
-    "two links in the middle of their chains": """
+    "links in the middle of their chains": """
         running-middle-2 engine resume commit_per_disk.start_job.done once
         running-middle-2 both resume vote.flush_copied.done once
         running-middle-2 both resume vote.decide.noted once
         running-middle-2 both resume pivot.finalize.done once
         running-middle-2 both resume update_metadata.set_aside.done once
+        running-middle-1-kept engine resume pivot.start_job.noted once
+        running-middle-1-kept both resume pivot.keep.noted once
     """,
     "two active images that are decided over together": """
         running-newest-2 both resume vote.decide.noted once
