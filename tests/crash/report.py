@@ -12,12 +12,15 @@ from crash.points import Point, declared
 
 #: Declared moments that no case of this matrix dies at, and who tests them instead.
 ELSEWHERE: Final[Mapping[str, str]] = {
-    "commit_per_disk.resume_job": "needs storage that fails and recovers",
-    "pivot.resume_job": "needs storage that fails and recovers, after a cancel",
+    "commit_per_disk.resume_job": "storage that fails and recovers:"
+    " `tests/real/test_roll_back.py`",
+    "pivot.resume_job": "the same, in a disk that is folded again",
     "pivot.dismiss_jobs": "a job that ends by itself while it is looked at",
     "pivot.reopen_above": "somebody boots the old chain by hand after the decision",
-    "pivot.annul": "a COMMIT that fails: written by the error path, outside of steps",
-    "start_paused.replan": "somebody boots the domain while the helper starts",
+    "pivot.annul": "a COMMIT that fails, written by the error path outside of steps:"
+    " `tests/unit/test_runner.py`",
+    "start_paused.replan": "somebody boots the domain while the helper starts:"
+    " `tests/real/test_interference.py`",
 }
 
 _BEGIN = "<!-- figures: written by `make crash ARGS=--document` -->"

@@ -43,7 +43,8 @@ def played(jobs: int, work: Job[T], todo: Sequence[T]) -> Iterator[tuple[T, Any]
     try:
         for _ in range(min(jobs, len(left))):
             ours, theirs = _FORK.Pipe()
-            process = _FORK.Process(target=_live, args=(theirs, work), daemon=True)
+            parents = (ours, *busy)
+            process = _FORK.Process(target=_live, args=(theirs, work, parents))
             process.start()
             theirs.close()
             processes.append(process)
@@ -67,8 +68,14 @@ def played(jobs: int, work: Job[T], todo: Sequence[T]) -> Iterator[tuple[T, Any]
             process.join()
 
 
-def _live(orders: Connection, work: Job[Any]) -> None:
-    """Take orders until there are no more."""
+def _live(orders: Connection, work: Job[Any], parents: Sequence[Connection]) -> None:
+    """Take orders until there are no more, or nobody who could give them.
+
+    The ends of the parent, which a fork copies, are closed: while one is open here,
+    the parent's death would not be seen.
+    """
+    for copied in parents:
+        copied.close()
     signal.signal(signal.SIGALRM, _too_long)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     structlog.configure(
@@ -84,6 +91,8 @@ def _live(orders: Connection, work: Job[Any]) -> None:
             result = work(item, wardrobe, nursery)
             signal.alarm(0)
             orders.send(result)
+    except (EOFError, ConnectionError):
+        pass  # The parent was killed.
     finally:
         nursery.close()
         for made in (folder, programs):
