@@ -125,9 +125,9 @@ class ByHand:
         connection = sqlite3.connect(path, isolation_level=None)
         db = Database(connection, strict=True, execute_plugins=False)
         try:
-            [(answer,)] = db.execute("pragma integrity_check")
-            if answer != "ok":
-                return f"journal: {answer}"
+            answers = [row[0] for row in db.execute("pragma integrity_check")]
+            if answers != ["ok"]:
+                return f"journal: {answers[0]}"
             opened = [
                 row
                 for row in runs.list_deletions(db, only_open=True)

@@ -79,6 +79,7 @@ MUTATIONS: Final = {
     "header-fsync": Mutation(
         "the fsync of a header whose link has changed, and of what was copied",
         _without_sync(lambda path: True),
+        power="paused",
         snapshot="s2",
     ),
     "hold-fsync": Mutation(

@@ -104,7 +104,7 @@ def without(names: list[str]) -> int:
 
 
 def everything(numbers: list[int], document: bool) -> int:
-    """Try the runs and print the table; ``document`` puts it into the docs."""
+    """Try the runs and print the table; ``document`` puts each line into the docs."""
     rows: dict[str, str] = {}
     lost = 0
     for run in [RUNS[n - 1] for n in numbers] or RUNS:
@@ -116,18 +116,21 @@ def everything(numbers: list[int], document: bool) -> int:
         rows[str(run)] = row(table)
         seconds = time.monotonic() - began
         print(f"{rows[str(run)]}   ({seconds:.0f} s)", flush=True)
+        if document:
+            _write(rows)
     print("\n".join(markdown(rows)))
-    if document:
-        head, _, rest = DOCUMENT.read_text().partition(BEGIN_TABLE)
-        former, _, tail = rest.partition(END_TABLE)
-        known = {str(run) for run in RUNS}
-        for line in former.splitlines():
-            name = line.strip("|").split("|")[0].strip()
-            if name in known:
-                rows.setdefault(name, line)
-        body = "\n".join(["", "", *markdown(rows), "", ""])
-        DOCUMENT.write_text(head + BEGIN_TABLE + body + END_TABLE + tail)
     return 1 if lost else 0
+
+
+def _write(rows: Mapping[str, str]) -> None:
+    """Put these lines into the document; other runs keep theirs."""
+    head, _, rest = DOCUMENT.read_text().partition(BEGIN_TABLE)
+    former, _, tail = rest.partition(END_TABLE)
+    known = {str(run) for run in RUNS}
+    old = {line.strip("|").split("|")[0].strip(): line for line in former.splitlines()}
+    merged = {name: line for name, line in old.items() if name in known} | dict(rows)
+    body = "\n".join(["", "", *markdown(merged), "", ""])
+    DOCUMENT.write_text(head + BEGIN_TABLE + body + END_TABLE + tail)
 
 
 def row(table: Table) -> str:

@@ -23,6 +23,7 @@ from .cuts import Cut, State, states
 from .disk import Disk
 from .guest_writes import Expected
 from .replay import Replay, Stop, differences
+from .strace import Call
 
 TESTS: Final = Path(__file__).parents[1]
 #: How long a recorded run may take on a busy machine, in seconds.
@@ -118,17 +119,19 @@ class Recording:
         seed: int = 0,
         recover: Callable[[Stop, Cut, State, int], str | None] | None = None,
         every: int = 1,
+        calls: Sequence[Call] | None = None,
     ) -> None:
         """Cut the power at every stop, and look at what it may leave.
 
         ``recover`` is called for all states that it is to be tried on; it decides by
-        itself. It returns what went wrong. ``every`` passes over stops.
+        itself. It returns what went wrong. ``every`` passes over stops. ``calls`` are
+        those of the recording, perhaps without some flushes.
         """
         scratch.mkdir()
         hand = self.by_hand(scratch)
         replay = self.replay()
         seen: set[object] = set()
-        for turn, stop in enumerate(replay.run(self.calls)):
+        for turn, stop in enumerate(replay.run(calls or self.calls)):
             hand.expected.advance(stop.acknowledged // 4)
             table.causes[stop.cause] += 1
             if turn % every:
