@@ -64,6 +64,10 @@ lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/mypy
 	$(bin)/python -m backfold.engine.diagram --check docs/state-diagrams
 
+.PHONY: mutations
+mutations: $(stamp) debian-test ## take one safeguard away at a time; print which tests fail
+	PYTHONPATH=tests $(bin)/python -m mutations.run $(ARGS)
+
 diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams from the declaration
 	$(bin)/python -m backfold.engine.diagram docs/state-diagrams
 

@@ -23,6 +23,9 @@ from .files import FENCE, FENCED
 #: States of a deletion in which a fence may be on the disks without a hold.
 FENCING: Final = frozenset({"pivot", "update_metadata", "stop", "completed"})
 
+#: How often a journal is looked at before it is called damaged.
+LOOKS: Final = 2
+
 _RULE: Final = (
     "The images were not touched. Without a journal, an overlay that is not fenced is"
     " the truth; beside a fenced one the base is complete."
@@ -86,9 +89,13 @@ def diagnose(journal: Path) -> Diagnosis | None:
     """
     if journal.is_symlink() or not journal.is_file():
         return None  # `Store.open` has the words for these.
-    with audit.private_copy(journal) as copy:
-        found = audit.examine(copy)
-        problem = _newer(journal, copy) or _damaged(journal, found)
+    for _ in range(LOOKS):
+        # Two commits within one tick of the clock can look like none: look again.
+        with audit.private_copy(journal) as copy:
+            found = audit.examine(copy)
+            problem = _newer(journal, copy) or _damaged(journal, found)
+        if problem is None:
+            break
     fences = tuple(find_fences(found))
     problem = problem or _older(journal, fences)
     return None if problem is None else Diagnosis(journal, problem, found, fences)
@@ -145,7 +152,8 @@ def _older(journal: Path, fences: Sequence[Fence]) -> JournalError | None:
         f" {', '.join(stray)} came to be fenced.",
         data=_RULE,
         remedy="Bring back the journal that was in use last, with its -wal file, or"
-        " follow the guide's chapter on rescue by hand.",
+        " follow the guide's chapter on rescue by hand. A fence that you know to be"
+        " useless may be moved to another folder.",
     )
 
 

@@ -33,6 +33,10 @@ SHOWN: Final = 5
 #: What a file begins with that is a database of SQLite.
 MAGIC: Final = b"SQLite format 3\0"
 
+#: What a row of history says; later versions may add to it.
+_HISTORY: Final = (
+    "id, machine, run, source, trigger, dest, kind, who, generation, detail, at"
+)
 #: The states that runs are in when no edge was taken yet.
 _BEGINS: Final = {"deletions": "validate", "creations": "planned"}
 
@@ -78,7 +82,14 @@ def private_copy(journal: Path) -> Iterator[Path]:
     again. Raises `JournalBusy` when that does not end, `JournalError` when the files
     cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="backfold-") as folder:
+    try:
+        room = tempfile.TemporaryDirectory(prefix="backfold-")
+    except OSError as error:
+        raise JournalError(
+            f"There is no room for a private copy of the journal: {error}.",
+            remedy="Make room for temporary files, or name a folder by TMPDIR.",
+        ) from error
+    with room as folder:
         copy = Path(folder, "journal.db")
         try:
             for _ in range(TRIES):
@@ -110,15 +121,15 @@ def examine(copy: Path) -> Audit:
     The copy itself is changed: its log is replayed.
     """
     found = Audit()
-    alone = copy.with_name("alone.db")
-    shutil.copyfile(copy, alone)
     if not _begins_well(copy, found):
         return found
+    alone = copy.with_name("alone.db")
+    shutil.copyfile(copy, alone)
     try:
-        with closing(sqlite3.connect(copy)) as db:
+        with closing(sqlite3.connect(f"file:{copy}", uri=True)) as db:
             _complain(db, found)
             _read(db, found)
-            if not found.complaints:
+            if not found.complaints and _has_log(copy):
                 _compare(db, alone, found)
     except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
         found.complaints.append(str(error))
@@ -127,6 +138,11 @@ def examine(copy: Path) -> Audit:
 
 def _files(journal: Path) -> tuple[Path, Path]:
     return journal, journal.with_name(journal.name + "-wal")
+
+
+def _has_log(journal: Path) -> bool:
+    log = _files(journal)[1]
+    return log.exists() and log.stat().st_size > 0
 
 
 def _stamps(journal: Path) -> list[tuple[int, int, int] | None]:
@@ -142,10 +158,10 @@ def _stamps(journal: Path) -> list[tuple[int, int, int] | None]:
 
 
 def _begins_well(copy: Path, found: Audit) -> bool:
-    start = copy.read_bytes()[: len(MAGIC)]
-    log = _files(copy)[1]
+    with open(copy, "rb") as file:
+        start = file.read(len(MAGIC))
     if not start:
-        if log.exists() and log.stat().st_size:
+        if _has_log(copy):
             found.complaints.append("the file is empty, but its log is not")
         else:
             found.complaints.append("the file is empty")
@@ -204,18 +220,19 @@ def _compare(db: sqlite3.Connection, alone: Path, found: Audit) -> None:
     A log of another database is replayed without an error. Without its log the file
     may be torn by a checkpoint that was interrupted; then there is nothing to say.
     """
-    uri = f"file:{alone}?mode=ro&immutable=1"
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as older:
-            if older.execute("pragma integrity_check(1)").fetchone() != ("ok",):
-                return
-            before = set(older.execute("select * from transitions"))
+        db.execute("attach ? as alone", (f"file:{alone}?mode=ro&immutable=1",))
+        if db.execute("pragma alone.integrity_check(1)").fetchone() != ("ok",):
+            return
+        (lost,) = db.execute(
+            f"select count(*) from (select {_HISTORY} from alone.transitions"
+            f" except select {_HISTORY} from main.transitions)"
+        ).fetchone()
     except (sqlite3.Error, UnicodeDecodeError):
         return
-    lost = before - set(db.execute("select * from transitions"))
     if lost:
         found.complaints.append(
-            f"the log takes {len(lost)} rows of history away: it is of another journal"
+            f"the log takes {lost} rows of history away: it is of another journal"
         )
 
 

@@ -53,15 +53,20 @@ class SeenImages(QemuImages):
 
 @pytest.fixture
 def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
-    """It sees QEMU's flushes too."""
+    """It sees when QEMU is told to flush, and to switch."""
     found = Trace()
-    real = QmpSession.flush
+    real_flush, real_finalize = QmpSession.flush, QmpSession.finalize
 
     async def flush(self: QmpSession, image: LiveImage) -> None:
-        await real(self, image)
+        await real_flush(self, image)
         found.seen.append(f"flush {Path(image.filename).name}")
 
+    async def finalize(self: QmpSession, job: str) -> None:
+        found.seen.append("finalize")
+        await real_finalize(self, job)
+
     monkeypatch.setattr(QmpSession, "flush", flush)
+    monkeypatch.setattr(QmpSession, "finalize", finalize)
     return found
 
 
@@ -89,6 +94,8 @@ def test_the_base_is_durable_before_the_overlay_is_fenced(
             assert fenced.index("rename vda.s3") < fenced.index(
                 "vote.look_again.announced"
             )
+            decided = trace.seen.index("vote.decide.noted")
+            assert trace.seen.index("finalize") > decided
             await scene.verify()
 
     play(story())
