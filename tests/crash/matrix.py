@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("Nobody died at:", *left_out, sep="\n    ")
     if wrong or left_out or not outcomes:
         return 1
-    if options.document:
+    if options.document and is_whole:
         report.document(outcomes)
     return 0
 
@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, help="file to keep and continue from")
     parser.add_argument("--fresh", action="store_true", help="forget former results")
     parser.add_argument(
-        "--document", action="store_true", help="write docs/crash-matrix.md"
+        "--document", action="store_true", help="write the figures of a whole run"
     )
     parser.add_argument(
         "--case", action="append", default=[], help="play just this; may be repeated"
