@@ -36,9 +36,9 @@ class Faults:
         self, library: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Preload ``library`` into processes that are started later."""
-        self._control = folder / "faults"
+        self.control = folder / "faults"
         monkeypatch.setenv("LD_PRELOAD", str(library))
-        monkeypatch.setenv("FAULTS", str(self._control))
+        monkeypatch.setenv("FAULTS", str(self.control))
 
     def fail(self, operation: str, number: int, path: str, program: str = QEMU) -> None:
         """From now on ``write``, ``read`` or ``flush`` of a file fails.
@@ -46,13 +46,17 @@ class Faults:
         ``number`` is the error, ``program`` the beginning of a program's name. The
         rule appears at once: a reader sees all of it or nothing.
         """
-        new = self._control.with_suffix(".new")
-        new.write_text(f"{operation} {number} {program} {Path(path).resolve()}\n")
-        new.rename(self._control)
+        new = self.control.with_suffix(".new")
+        new.write_text(self.rule(operation, number, path, program))
+        new.rename(self.control)
+
+    def rule(self, operation: str, number: int, path: str, program: str) -> str:
+        """The line that makes an operation fail, for the file ``control``."""
+        return f"{operation} {number} {program} {Path(path).resolve()}\n"
 
     def mend(self) -> None:
         """Nothing fails any more."""
-        self._control.unlink(missing_ok=True)
+        self.control.unlink(missing_ok=True)
 
 
 class FailingSync(QemuImages):

@@ -30,7 +30,6 @@ from backfold.journal.errors import (
     BackfoldError,
     Interrupted,
     Refused,
-    RolledBack,
 )
 from real.faults import FailingSync, Faults, build
 from real.scene import DOMAIN, At, NoGuard, Scene, play
@@ -155,23 +154,34 @@ def until(seen: Callable[[], bool], what: str, seconds: float = 60) -> None:
 
 # From every state before the decision
 
-
-@pytest.mark.parametrize(
-    ("power", "disks", "snapshot", "place", "valid"),
-    [
-        ("running", 1, "s3", "validate.accept.announced", True),
-        ("off", 2, "s3", "prepare.sync_frozen.done", True),
-        ("paused", 1, "s1", "prepare.proceed.noted", True),
-        ("off", 2, "s3", "start_paused.open_images.done", True),
-        ("running", 2, "s3", "commit_per_disk.start_job.announced", True),
-        ("off", 1, "s2", "commit_per_disk.proceed.announced", False),
-        ("paused", 1, "s3", "commit_per_disk.proceed.noted", False),
-        ("running", 2, "s2", "vote.flush_copied.done", False),
+#: Places in the order in which they are tried on one domain, and whether nothing is
+#: written there yet. The last one leaves an invalid snapshot.
+PLACES = {
+    ("running", 2, "s3"): [
+        ("validate.accept.announced", True),
+        ("prepare.sync_frozen.done", True),
+        ("commit_per_disk.start_job.announced", True),
+        ("commit_per_disk.proceed.noted", False),
     ],
-)
-def test_roll_back_from(
-    tmp_path: Path, power: str, disks: int, snapshot: str, place: str, valid: bool
-) -> None:
+    ("paused", 2, "s1"): [
+        ("prepare.proceed.noted", True),
+        ("commit_per_disk.reopen_above.done", True),
+        ("vote.flush_copied.done", False),
+    ],
+    ("off", 1, "s2"): [
+        ("prepare.sync_frozen.announced", True),
+        ("start_paused.start_helper.done", True),
+        ("start_paused.open_images.done", True),
+        ("commit_per_disk.proceed.announced", False),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", PLACES, ids=lambda kind: kind[0])
+def test_roll_back_from(tmp_path: Path, kind: tuple[str, int, str]) -> None:
+    """The domain is as before each time, and the status is what the bytes say."""
+    power, disks, snapshot = kind
+
     async def story() -> None:
         async with scene_in(tmp_path, disks=disks) as scene:
             for name in ("s1", "s2", "s3"):
@@ -183,21 +193,19 @@ def test_roll_back_from(
                 scene.machine.qmp("stop")
             before, seen = await frozen(scene, snapshot), graph(scene)
             boots = await scene.disks()
-            await crash_at(scene, place, snapshot)
-            end = await scene.engine.roll_back(only_run(scene))
-            began = "validate" not in place
-            assert end.state == ("rolled_back" if began else "refused")
-            await assert_undone(scene, snapshot, before, valid)
-            assert (await scene.disks(), graph(scene)) == (boots, seen)
-            assert scene.helpers() == []
-            if power != "off":
-                assert scene.machine.qmp("query-jobs") == []
-                assert scene.run_state() == power
-            if valid:
-                await scene.verify()
-            else:
-                await scene.verify_data()
-                await finish(scene, snapshot)
+            for place, valid in PLACES[kind]:
+                await crash_at(scene, place, snapshot)
+                end = await scene.engine.roll_back(only_run(scene))
+                began = not place.startswith("validate")
+                assert end.state == ("rolled_back" if began else "refused")
+                await assert_undone(scene, snapshot, before, valid)
+                assert (await scene.disks(), graph(scene)) == (boots, seen)
+                assert scene.helpers() == []
+                if power != "off":
+                    assert scene.machine.qmp("query-jobs") == []
+                    assert scene.run_state() == power
+            await scene.verify_data()
+            await finish(scene, snapshot)
 
     play(story())
 
@@ -348,32 +356,35 @@ def test_monitor_that_is_gone_while_a_job_may_copy(
 # After the decision
 
 
-@pytest.mark.parametrize(
-    ("place", "promise"),
-    [
+def test_no_way_back_and_what_recover_does(tmp_path: Path) -> None:
+    """Interrupted again and again on its way, and refused each time."""
+    promises = [
         ("vote.decide.noted", "brings every disk to its base"),
         ("update_metadata.record.noted", "removes the superseded images"),
         ("stop.end_helper.done", "checks the images"),
-    ],
-)
-def test_no_way_back_and_what_recover_does(
-    tmp_path: Path, place: str, promise: str
-) -> None:
+    ]
+
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
             await scene.take("s1")
             await scene.write()
             scene.machine.quit()
-            await crash_at(scene, place, "s1")
-            run = only_run(scene)
-            images = scene.fingerprints()
-            for order in (scene.engine.roll_back, scene.engine.cancel):
-                with pytest.raises(AlreadyDecided) as caught:
-                    await order(run)
-                assert caught.value.exit_status == 6
-                assert "cannot be rolled back" in caught.value.what
-                assert promise in caught.value.remedy
-            assert scene.fingerprints() == images
+            for place, promise in promises:
+                if scene.open_runs():
+                    await scene.with_probe(At(place, crash))
+                    with pytest.raises(Crash):
+                        await scene.engine.recover()
+                    await scene.with_probe(At("nowhere", crash))
+                else:
+                    await crash_at(scene, place, "s1")
+                images = scene.fingerprints()
+                for order in (scene.engine.roll_back, scene.engine.cancel):
+                    with pytest.raises(AlreadyDecided) as caught:
+                        await order(only_run(scene))
+                    assert caught.value.exit_status == 6
+                    assert "cannot be rolled back" in caught.value.what
+                    assert promise in caught.value.remedy
+                assert scene.fingerprints() == images
             (end,) = await scene.engine.recover()
             assert isinstance(end, Deletion) and end.state == "completed"
             await scene.boot()
@@ -409,47 +420,42 @@ async def still_stuck(scene: Scene, words: str) -> BackfoldError:
     return error
 
 
-@pytest.mark.parametrize(
-    ("number", "words", "snapshot"),
-    [(errno.ENOSPC, "no space is left", "s2"), (errno.EIO, "an I/O error", "s1")],
-)
-def test_copy_stops_and_goes_on(
-    tmp_path: Path,
-    faults: Faults,
-    number: int,
-    words: str,
-    snapshot: str,
-) -> None:
+def test_copy_stops_and_goes_on(tmp_path: Path, faults: Faults) -> None:
     """The same job goes on when the operator has mended it; the guest never stops."""
+
+    async def stops(scene: Scene, number: int, words: str, snapshot: str) -> None:
+        found = await scene.engine.plan(DOMAIN, snapshot)
+        base = found.folds[0].base.path
+        probe = At(
+            "commit_per_disk.start_job.announced",
+            lambda: faults.fail("write", number, base),
+        )
+        await scene.with_probe(probe)
+        with pytest.raises(Interrupted) as caught:
+            await scene.delete(snapshot)
+        assert words in caught.value.what and caught.value.exit_status == 6
+        assert base in caught.value.remedy
+        (job,) = scene.machine.qmp("query-jobs")
+        assert job["status"] in ("paused", "standby")
+        await still_stuck(scene, words)
+        assert (await status(scene, snapshot))[0] == "deleting"
+        # `cont` makes QEMU forget the error; the job is paused all the same.
+        scene.machine.qmp("stop")
+        scene.machine.qmp("cont")
+        await scene.write()
+        faults.mend()
+        (end,) = await scene.engine.recover()
+        assert isinstance(end, Deletion) and end.state == "completed"
+        assert starts(scene).count(job["id"]) == 1
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
             await scene.take("s1")
             await scene.take("s2")
             await scene.write()
-            found = await scene.engine.plan(DOMAIN, snapshot)
-            base = found.folds[0].base.path
-            probe = At(
-                "commit_per_disk.start_job.announced",
-                lambda: faults.fail("write", number, base),
-            )
-            await scene.with_probe(probe)
-            with pytest.raises(Interrupted) as caught:
-                await scene.delete(snapshot)
-            assert words in caught.value.what and caught.value.exit_status == 6
-            assert base in caught.value.remedy
-            (job,) = scene.machine.qmp("query-jobs")
-            assert job["status"] in ("paused", "standby")
-            await still_stuck(scene, words)
-            assert (await status(scene, snapshot))[0] == "deleting"
-            # `cont` makes QEMU forget the error; the job is paused all the same.
-            scene.machine.qmp("stop")
-            scene.machine.qmp("cont")
-            await scene.write()
-            faults.mend()
-            (end,) = await scene.engine.recover()
-            assert isinstance(end, Deletion) and end.state == "completed"
-            assert starts(scene) == [job["id"]]
+            await stops(scene, errno.EIO, "an I/O error", "s1")
+            await stops(scene, errno.ENOSPC, "no space is left", "s2")
+            assert len(starts(scene)) == 2
             await scene.write()
             await scene.verify()
 
@@ -596,38 +602,6 @@ def test_no_room_when_it_is_planned_again(tmp_path: Path) -> None:
 # Flushes that fail
 
 
-def test_flush_of_the_base_fails_in_the_hold(tmp_path: Path) -> None:
-    """Released and undone; nobody asks that kernel again, a new one may."""
-
-    async def story() -> None:
-        async with scene_in(tmp_path) as scene:
-            await scene.take("s1")
-            await scene.write()
-            before = await frozen(scene, "s1")
-            base = scene.first_disks[0].source
-            images = FailingSync()
-            probe = At("vote.complete_jobs.done", lambda: images.broken.add(base))
-            async with scene.new_engine(images=images, probe=probe) as engine:
-                with pytest.raises(RolledBack, match="flushed"):
-                    await engine.delete(DOMAIN, "s1", max_downtime_ms=30_000)
-            assert scene.run_state() == "running"
-            await scene.write()
-            await assert_undone(scene, "s1", before, valid=False)
-            images.broken.clear()
-            images.synced.clear()
-            async with scene.new_engine(images=images) as engine:
-                with pytest.raises(Refused) as refusal:
-                    await engine.delete(DOMAIN, "s1")
-            assert [r.code for r in refusal.value.reasons] == ["flush_failed"]
-            assert images.synced == []
-            async with scene.new_engine(clock=Rebooted()) as engine:
-                await engine.delete(DOMAIN, "s1", max_downtime_ms=30_000)
-            await scene.write()
-            await scene.verify()
-
-    play(story())
-
-
 def test_flush_of_a_header_fails_after_the_decision(tmp_path: Path) -> None:
     """Left open, with both images; the second fsync would have succeeded."""
 
@@ -660,26 +634,83 @@ def test_flush_of_a_header_fails_after_the_decision(tmp_path: Path) -> None:
     play(story())
 
 
-def test_command_line_whose_fsync_fails(tmp_path: Path, faults: Faults) -> None:
-    """A real EIO of fsync: exit status 5, the guest runs, and the reason is told."""
+#: Deletes, and makes fsync of an image fail in this very process, from the vote on.
+DELETES = """
+import asyncio, sys
+from pathlib import Path
+from backfold.engine.api import Engine
+from backfold.journal.errors import RolledBack
+journal, locks, rules, line = sys.argv[1:]
+class Probe:
+    def reached(self, *where):
+        if where[1:] == ("vote", "complete_jobs", "done"):
+            Path(rules).write_text(line)
+async def work():
+    async with Engine(journal, probe=Probe(), locks=Path(locks), managed=dict) as e:
+        try:
+            await e.delete("web", "s1", max_downtime_ms=30000)
+        except RolledBack as error:
+            print(error.what)
+asyncio.run(work())
+"""
+
+
+def test_fsync_fails_in_the_hold(tmp_path: Path, faults: Faults) -> None:
+    """A real EIO: released, undone, told; and nobody asks that kernel again.
+
+    The next fsync would succeed, since the kernel forgets. A host that was started
+    again reads what is stored.
+    """
 
     async def story() -> None:
-        async with Scene(tmp_path, pause=CALM) as scene:
+        async with scene_in(tmp_path) as scene:
             await scene.take("s1")
             await scene.write()
             base = scene.first_disks[0].source
-            faults.fail("flush", errno.EIO, base, program="python")
+            before = await frozen(scene, "s1")
             done = await run_command(
-                *("-m", "backfold", "--json", "--journal", str(scene.journal)),
-                *("delete", DOMAIN, "s1", "--yes"),
+                *("-c", DELETES, str(scene.journal), str(scene.locks)),
+                *(str(faults.control), faults.rule("flush", errno.EIO, base, "python")),
             )
-            assert done.returncode == 5, done
-            assert "could not be flushed: Input/output error" in done.stdout
+            assert f"{base} could not be flushed: Input/output error" in done.stdout
             assert scene.run_state() == "running"
-            await scene.write()
             faults.mend()
-            with pytest.raises(Refused):
-                await scene.delete("s1")
+            await scene.write()
+            await assert_undone(scene, "s1", before, valid=False)
+            images = FailingSync()
+            async with scene.new_engine(images=images) as engine:
+                with pytest.raises(Refused) as refusal:
+                    await engine.delete(DOMAIN, "s1")
+            assert [r.code for r in refusal.value.reasons] == ["flush_failed"]
+            assert images.synced == []
+            async with scene.new_engine(clock=Rebooted()) as engine:
+                await engine.delete(DOMAIN, "s1", max_downtime_ms=30_000)
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+def test_frozen_image_cannot_be_flushed(tmp_path: Path, faults: Faults) -> None:
+    """Told by the command line before anything has begun: the snapshot stays valid."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await scene.take("s1")
+            await scene.write()
+            before = await frozen(scene, "s1")
+            base = scene.first_disks[0].source
+            faults.fail("flush", errno.EIO, base, program="python")
+            arguments = ["-m", "backfold", "--json", "--journal", str(scene.journal)]
+            arguments += ["delete", DOMAIN, "s1", "--yes"]
+            done = await run_command(*arguments)
+            assert done.returncode == 5, done
+            assert f"{base} could not be flushed: Input/output error" in done.stdout
+            faults.mend()
+            done = await run_command(*arguments)
+            assert done.returncode == 3, done
+            assert "flush_failed" in done.stdout
+            await assert_undone(scene, "s1", before, valid=True)
             await scene.verify()
 
     play(story())
