@@ -217,6 +217,7 @@ def test_one_disk_was_written_and_the_other_was_not(tmp_path: Path) -> None:
         async with scene_in(tmp_path, disks=2) as scene:
             await scene.take("s1")
             await scene.write(30)
+            scene.machine.qmp("stop")  # It need not run for this.
             before = await frozen(scene, "s1")
 
             class Second(At):
@@ -300,6 +301,7 @@ def test_power_cut_that_took_the_times_but_not_the_data(tmp_path: Path) -> None:
         async with scene_in(tmp_path) as scene:
             await scene.take("s1")
             await scene.write(30)
+            scene.machine.qmp("stop")  # It need not run for this.
             base = scene.first_disks[0].source
             first = os.stat(base)
             before = await frozen(scene, "s1")
@@ -335,6 +337,7 @@ def test_monitor_that_is_gone_while_a_job_may_copy(
         async with scene_in(tmp_path) as scene:
             await scene.take("s1")
             await scene.write()
+            scene.machine.qmp("stop")  # It need not run for this.
             before = await frozen(scene, "s1")
             await crash_at(scene, "commit_per_disk.start_job.noted", "s1")
             run = only_run(scene)
@@ -610,6 +613,7 @@ def test_flush_of_a_header_fails_after_the_decision(tmp_path: Path) -> None:
             await scene.take("s1")
             await scene.take("s2")
             await scene.write()
+            scene.machine.qmp("stop")  # It need not run for this.
             above = (await scene.disks())[0].source
             images = FailingSync()
             probe = At("pivot.finalize.done", lambda: images.broken.add(above))
@@ -698,6 +702,7 @@ def test_frozen_image_cannot_be_flushed(tmp_path: Path, faults: Faults) -> None:
         async with scene_in(tmp_path) as scene:
             await scene.take("s1")
             await scene.write()
+            scene.machine.qmp("stop")  # It need not run for this.
             before = await frozen(scene, "s1")
             base = scene.first_disks[0].source
             faults.fail("flush", errno.EIO, base, program="python")
