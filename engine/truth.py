@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..journal.errors import CommandFailed
 from ..journal.model import Disk, Domain, FoldPlan
 from ..journal.runs import CreationRow, DeletionRow, FoldRow
+from ..states.creation import CREATION
 from ..states.new_overlays import Taken, which_went_on
 from ..states.ports import Images
 from ..states.stamps import WentOn, went_on
@@ -50,8 +51,11 @@ async def sources_in_creation(
 
     The images that went on since are the truth. While nobody has written, old and
     new ones show the same, and the old ones are named, as the catalog does: whoever
-    boots them keeps them.
+    boots them keeps them. Until the overlays are durable nothing is switched,
+    whatever a power cut left of them.
     """
+    if creation.state == CREATION.initial:
+        return tuple(BootSource(disk) for disk in domain.disks)
     try:
         found = await which_went_on(creation.plan, images)
     except CommandFailed as error:

@@ -257,8 +257,10 @@ DELETION: Final = Declaration(
                 ),
                 Step(
                     "close_images",
-                    "dismisses the jobs and drops the nodes of superseded images",
-                    "nodes of images that nothing uses",
+                    "dismisses the jobs, drops the nodes of superseded images, and"
+                    " reopens images below the active one read-only",
+                    "nodes of images that nothing uses, or an image below the active"
+                    " one that is still open for writing; nothing writes to it",
                     Recovery.REPEAT,
                 ),
                 START_HELPER,

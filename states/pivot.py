@@ -23,6 +23,7 @@ from .hold import (
 )
 from .pivot_off import is_folded_again, switch_links_off
 from .ports import Session
+from .read_only import restore_read_only
 from .start_paused import helper_session
 
 Folds = tuple[FoldPlan, ...]
@@ -221,12 +222,17 @@ async def _settle(ctx: Context, session: Session | None) -> None:
 
 
 async def _close(ctx: Context, session: Session) -> None:
-    """Dismiss the jobs and drop the nodes of superseded images, file nodes too."""
+    """Dismiss the jobs, drop the nodes of superseded images, file nodes too.
+
+    What lies below the active image is read-only afterwards, as it was before.
+    """
     await forget_jobs(session, ctx.plan.folds)
     tops = {fold.top.file for fold in ctx.plan.folds}
     opened = await session.open_images(ctx.aliases())
     if superseded := [image for image in opened if image.file in tops]:
         await session.drop(superseded)
+    if not session.is_helper:
+        await restore_read_only(ctx, session, ctx.plan.folds)
 
 
 def _mixed(ctx: Context, kept: Folds) -> Stuck:

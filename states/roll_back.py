@@ -5,13 +5,14 @@ from __future__ import annotations
 from sqlite_utils import Database
 
 from ..journal import catalog, runs
-from ..journal.errors import CommandFailed, OutcomeUnknown
+from ..journal.errors import OutcomeUnknown
 from .by_hand import completed_by_hand
 from .commit_per_disk import forget_jobs
 from .context import Context, Move, Position, Stuck, locate
 from .frozen_images import invalid_reason, written_images
 from .hold import release_votes
-from .ports import LiveImage, Session
+from .ports import Session
+from .read_only import restore_read_only
 from .start_paused import end_helper
 
 
@@ -95,21 +96,8 @@ async def _cancel(ctx: Context, session: Session) -> None:
 
 
 async def _restore_read_only(ctx: Context, session: Session) -> None:
-    """A cancelled active commit leaves its base open for writing (measured)."""
+    """Only where the old chain is whole: anything else is somebody's work."""
     chains = await ctx.chains(session)
-    for fold in ctx.plan.folds:
-        chain, position = locate(chains, fold)
-        if chain is None or position is not Position.ON_TOP:
-            continue
-        lower: list[LiveImage] = [
-            image
-            for image in chain.images[1:]
-            if not image.read_only
-            and image.file
-            in {fold.base.file, None if fold.above is None else fold.above.file}
-        ]
-        for image in lower:
-            try:
-                await session.set_writable(image, False)
-            except CommandFailed as error:
-                await ctx.effects.alarm(f"{image.filename} stays writable: {error}")
+    folds = ctx.plan.folds
+    whole = [fold for fold in folds if locate(chains, fold)[1] is Position.ON_TOP]
+    await restore_read_only(ctx, session, whole)

@@ -100,6 +100,8 @@ class Play:
     def boot(self) -> str | None:
         """The operator starts the domain from what `domain show` names."""
         sources = self.sources()
+        if broken := [disk.broken for disk in sources if disk.broken is not None]:
+            return str(broken)
         return self.world.boot_domain(
             {disk.target: (disk.source, disk.format) for disk in sources}
         )

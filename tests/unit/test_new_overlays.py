@@ -133,3 +133,12 @@ def test_after_a_reboot_the_same_inode_is_the_same_image() -> None:
 
     assert same is plan
     assert [one.frozen.file for one in again.overlays] == [FileId(8, 0), FileId(1, 9)]
+
+
+def test_an_overlay_that_is_still_empty_does_not_date_the_switch() -> None:
+    """The guest wrote to /o0 until the switch, and to /n1 first after it."""
+    stamps = {"/o0": 25, "/n0": 20, "/o1": 24, "/n1": 30}
+
+    assert judge(plan_of(2), Files(stamps, ("/n1",))) is Taken.OVERLAYS
+    stamps["/o0"] = 31
+    assert judge(plan_of(2), Files(stamps, ("/n1",))) is Taken.BOTH
