@@ -63,7 +63,7 @@ def kills(play: Play) -> list[str]:
             found.append("kill-both-boot")
     found.append("power.lost")
     if world.files.is_unsafe():
-        found += ["power.kept", f"power.{world.writes % 89}", "power.7"]
+        found += ["power.kept", f"power.{1 + world.writes % 2}", "power.3"]
     return found
 
 
@@ -124,6 +124,6 @@ DISTURBANCES: Final = (
     *operators.OPERATIONS,
 )
 #: After these, a run may stay open with an explanation, or end in another way.
-EXCUSES: Final = frozenset({"move-base", "move-top"})
+EXCUSES: Final = frozenset({"move-base", "move-top", "complete"})
 #: After these, the names of files prove nothing to whoever has no journal.
-MEDDLING: Final = EXCUSES | {"unfence"}
+MEDDLING: Final = frozenset({"move-base", "move-top", "unfence"})

@@ -163,14 +163,17 @@ class SimGuard:
 
 
 class SimProbe:
-    """Each moment of a step is a moment of the life."""
+    """Each moment of a step is a moment of the life, and the guest goes on in it."""
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, world: World, life: Life) -> None:
         """The probe of one engine."""
+        self._world = world
         self._life = life
 
     def reached(self, machine: str, state: str, step: str, moment: str) -> None:
         """Tell it."""
+        self._life.check()
+        self._world.tick()
         self._life.at(f"{state}.{step}.{moment}")
 
 
@@ -185,7 +188,7 @@ class SimEngine(Engine):
             images=SimImages(world, life),
             clock=SimClock(world, life),
             guard=SimGuard(world, life),
-            probe=SimProbe(life),
+            probe=SimProbe(world, life),
             managed=_nobody,
             locks=locks,
         )

@@ -13,7 +13,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ from .world import World
 
 ALL_KILLS: Final = (
     *("kill", "kill-unguarded", "kill-both", "kill-both-boot"),
-    *("power.lost", "power.kept", "power.1", "power.2", "power.3"),
+    *("power.lost", "power.kept", "power.1", "power.2", "power.3", "power.4"),
 )
 
 
@@ -121,15 +121,18 @@ class Explorer:
             return True
         return False
 
-    def every(self, branch: Branch, depth: int, *, kills_only: bool = False) -> None:
+    def every(
+        self,
+        branch: Branch,
+        depth: int,
+        only: Collection[str] = (*ALL_KILLS, *actions.DISTURBANCES),
+    ) -> None:
         """Run a branch, and everything that may happen after it, ``depth`` deep."""
-        children, places = self._grow(branch, depth)
-        if not kills_only:
-            children = itertools.chain(children, self._disturbed(branch, places))
-        for child in children:
+        children, places = self._grow(branch, depth, only)
+        for child in itertools.chain(children, self._disturbed(branch, places, only)):
             if self.is_over:
                 return
-            self.every(child, depth - 1, kills_only=kills_only)
+            self.every(child, depth - 1, only)
 
     def at_random(self, scene: str, seed: int, count: int) -> None:
         """``count`` things happen at random moments of one history."""
@@ -144,7 +147,7 @@ class Explorer:
         self._run(self._history(replace(branch, schedule=schedule)))
 
     def _grow(
-        self, branch: Branch, depth: int
+        self, branch: Branch, depth: int, only: Collection[str]
     ) -> tuple[Iterable[Branch], list[tuple[int, str]]]:
         """Run a branch to its end: the kills on the way, and its moments."""
         found: list[Branch] = []
@@ -158,6 +161,8 @@ class Explorer:
             if said[0] != journal.version:
                 said = (journal.version, journal_text(journal))
             for action in actions.kills(history.play):
+                if action not in only:
+                    continue
                 play = history.play.glance()
                 actions.kill(play, action)
                 if self._is_new(canonical(play.world, said[1]), depth):
@@ -177,10 +182,15 @@ class Explorer:
         return found, places if depth > 0 else []
 
     def _disturbed(
-        self, branch: Branch, places: list[tuple[int, str]]
+        self,
+        branch: Branch,
+        places: list[tuple[int, str]],
+        only: Collection[str],
     ) -> Iterator[Branch]:
         for moment, place in places:
             for action in actions.disturbances(place):
+                if action not in only:
+                    continue
                 yield replace(branch, schedule=branch.schedule.then(moment, action))
 
     def _history(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from . import actions
+from . import actions, operators
 from .invariants import Violation, judge, judge_end
 from .life import Endless, Life
 from .play import Ending, Play
@@ -62,6 +62,7 @@ class History:
     def reached(self, life: Life, place: str) -> None:
         """The director: what the schedule says happens, and nothing else."""
         self.moment += 1
+        self.places.append(place)
         if self.moment > MOMENTS:
             life.end()
             raise Endless(place)
@@ -88,14 +89,16 @@ class History:
         while self.orders < ATTEMPTS + len(self.schedule.steps):
             if self.orders and not play.open_runs() and play.world.guarded is None:
                 break
-            if self.done == len(self.schedule.steps):
+            if self.orders and self.done == len(self.schedule.steps):
                 play.world.full = play.world.broken = False
+                operators.put_back(play)
             try:
                 self.ending = self._next_order()
             except Endless as error:
                 raise Violation(f"the engine does not end ({error})") from error
             self.orders += 1
             judge(play, self.meddled)
+        operators.put_back(play)
         judge_end(play, self.excused, self.meddled)
 
     @property

@@ -30,7 +30,7 @@ def judge(play: Play, meddled: bool = False) -> None:
             _complete(world, target, world.seen_by_guest(target), "the running guest")
         return
     for disk in play.sources():
-        if disk.broken is not None and _is_in_doubt(play):
+        if disk.broken is not None and (_is_in_doubt(play) or _is_moved(play)):
             return
         if disk.broken is not None:
             raise Violation(f"{disk.target} cannot be booted: {disk.broken}")
@@ -55,11 +55,16 @@ def judge_end(play: Play, excused: bool, meddled: bool = False) -> None:
         if (why := play.boot()) is not None:
             raise Violation(f"the domain does not start: {why}")
     judge(play, meddled)
-    if excused:
-        return
-    problems = [*_left_overs(play), *_snapshots(play), *_guest(world)]
+    problems = list(_snapshots(play))
+    if not excused:
+        problems += [*_left_overs(play), *_guest(world)]
     if problems:
         raise Violation("; ".join(problems))
+
+
+def _is_moved(play: Play) -> bool:
+    """Whether an operator has moved an image away just now."""
+    return any(name.endswith(".moved") for name in play.world.files.names)
 
 
 def _is_in_doubt(play: Play) -> bool:

@@ -116,6 +116,16 @@ def _move(play: Play, path: str) -> None:
         files.sync_names()
 
 
+def put_back(play: Play) -> None:
+    """Bring back what was moved away, where nothing else lies there now."""
+    files = play.world.files
+    for name in list(files.names):
+        plain = name.removesuffix(".moved")
+        if plain != name and plain not in files.names:
+            files.rename(name, plain)
+            files.sync_names()
+
+
 def _folds(play: Play) -> tuple[FoldPlan, ...]:
     for row in runs.list_deletions(play.journal.db, only_open=True):
         if row.plan is not None:

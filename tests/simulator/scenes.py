@@ -60,9 +60,9 @@ def build(
     for path, _ in sources.values():
         new_image(world, path)
     world.acknowledged = {t: dict.fromkeys(range(CLUSTERS), 0) for t in targets}
-    world.wanted = "running"
+    world.wanted = "paused"
     assert world.boot_domain(sources) is None
-    _let_guest_write(world, 3 * scene.disks)
+    _write(world, 0)
     journal = Journal(new_journal())
 
     async def prepare() -> None:
@@ -74,14 +74,14 @@ def build(
                 exclude = targets[-1:] if name in scene.partial else ()
                 await engine.create_snapshot(DOMAIN, name, exclude=exclude)
                 note_snapshot(world, name, [t for t in targets if t not in exclude])
-                _let_guest_write(world, 2 * scene.disks)
+                _write(world, number)
 
     loop.run_until_complete(prepare())
     domain = world.domain
     assert domain is not None
     world.wanted = scene.power
-    if scene.power == "paused":
-        domain.stop(world.files, world.now)
+    if scene.power == "running":
+        domain.run_state = "running"
     elif scene.power == "off":
         world.quit(domain)
     for file in world.files.inodes.values():
@@ -96,6 +96,12 @@ def note_snapshot(world: World, name: str, targets: list[str]) -> None:
     world.frozen[name] = {target: world.switched[target] for target in targets}
 
 
-def _let_guest_write(world: World, times: int) -> None:
-    for _ in range(times):
-        world.tick()
+def _write(world: World, phase: int) -> None:
+    """Two clusters of each disk: what no image below holds yet, and what one does."""
+    domain = world.domain
+    assert domain is not None
+    domain.run_state = "running"
+    for cluster in (phase, phase + 1):
+        for target in domain.devices:
+            world.guest_writes(domain, target, cluster % CLUSTERS)
+    domain.run_state = "paused"

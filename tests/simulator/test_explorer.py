@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator.explorer import Explorer
+from simulator.explorer import ALL_KILLS, Explorer
 from simulator.history import Schedule, shrink
 from simulator.quiet import silence
 
@@ -24,7 +24,7 @@ def explorer(tmp_path: Path) -> Iterator[Explorer]:
     "scene", ["running-newest", "running-deep", "off-middle", "running-create-2"]
 )
 def test_one_kill_at_every_moment_loses_nothing(explorer: Explorer, scene: str) -> None:
-    explorer.every(explorer.start(scene), 1, kills_only=True)
+    explorer.every(explorer.start(scene), 1, ALL_KILLS)
 
     assert explorer.tally.failures == []
     assert len(explorer.tally.states) > 50

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .explorer import Explorer, Tally
+from .explorer import ALL_KILLS, Explorer, Tally
 from .history import shrink
 from .quiet import silence
 from .scenes import SCENES
@@ -49,7 +49,7 @@ def explore(unit: Unit) -> Tally:
             if unit.kind == "one":
                 explorer.every(explorer.start(unit.scene), 1)
             elif unit.kind == "two kills":
-                explorer.every(explorer.start(unit.scene), 2, kills_only=True)
+                explorer.every(explorer.start(unit.scene), 2, ALL_KILLS)
             else:
                 for number in range(BATCH):
                     if not explorer.is_over:

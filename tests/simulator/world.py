@@ -72,7 +72,7 @@ class World:
         self.now += nanoseconds
         domain = self.domain
         if domain is not None and domain.run_state == "running":
-            self._guest_writes(domain)
+            self._guest_goes_on(domain)
         for qemu in self.qemus.values():
             if qemu.tasks:
                 qemu.work(self.files, self.now, self.full, self.broken)
@@ -202,15 +202,19 @@ class World:
         root = qemu.devices[target]
         return {c: qemu.read(self.files, root, c) for c in range(CLUSTERS)}
 
-    def _guest_writes(self, qemu: Qemu) -> None:
-        """One write of the guest, on the next disk."""
-        targets = list(qemu.devices)
-        target = targets[self.writes % len(targets)]
-        cluster = self.writes // len(targets) % CLUSTERS
+    def guest_writes(self, qemu: Qemu, target: str, cluster: int) -> None:
+        """One write of the guest, in the books once it is acknowledged."""
         value = self.writes + 1
+        self.now += MILLISECOND
         if qemu.guest_write(self.files, target, cluster, value, self.now):
             self.writes = value
             self.acknowledged[target][cluster] = value
+
+    def _guest_goes_on(self, qemu: Qemu) -> None:
+        """It writes to one disk after the other, one cluster after the other."""
+        targets = list(qemu.devices)
+        target = targets[self.writes % len(targets)]
+        self.guest_writes(qemu, target, self.writes // len(targets) % CLUSTERS)
 
 
 def new_image(
