@@ -18,7 +18,7 @@ from pathlib import Path
 from backfold.engine.helper import QemuHypervisor
 from backfold.engine.qmp.monitor import Monitor
 from backfold.engine.qmp.session import QmpSession
-from backfold.journal.model import FileId, FileStamp, FoldPlan, Image
+from backfold.journal.model import FileId, FileStamp, FoldPlan, Image, OverlayPlan
 from backfold.states.ports import HelperRecord, Hypervisor, Job, LiveChain, Session
 
 SIZE = 4 << 20
@@ -84,6 +84,21 @@ class QemuWorld:
         answer = run("qemu-img", "info", "-U", "--output=json", image.path)
         name = json.loads(answer).get("backing-filename")
         return None if name is None else str(name)
+
+    def remove(self, path: str) -> None:
+        """Unlink an image, whoever has it open."""
+        os.unlink(path)
+
+    def file_id(self, path: str) -> FileId:
+        """Device and inode of an image."""
+        return file_id(path)
+
+    def overlay(self, image: Image) -> OverlayPlan:
+        """A new empty overlay, as a plan for a snapshot names it."""
+        path = f"{image.path}.s1"
+        below = ("-b", image.path, "-F", "qcow2")
+        run("qemu-img", "create", "-q", "-f", "qcow2", *below, path)
+        return OverlayPlan("vda", image, path, image.path, FileStamp(0, 0))
 
     def machine(self, *options: str, cwd: Path | None = None) -> str:
         """Start a paused machine without a guest; returns its monitor."""

@@ -30,7 +30,7 @@ from backfold.journal.errors import (
     MonitorBusy,
     OutcomeUnknown,
 )
-from backfold.journal.model import FileStamp, FoldPlan, Image, OverlayPlan
+from backfold.journal.model import FoldPlan, Image
 from backfold.states.ports import HelperRecord, Hypervisor, LiveChain, Session
 from contract.qemu_world import (
     SIZE,
@@ -90,7 +90,10 @@ async def opened(
 
 
 class HypervisorContract:
-    """The contract. A subclass says which world it runs in."""
+    """The contract. A subclass says which world it runs in.
+
+    `simulator.test_contract` runs it on the simulated QEMU.
+    """
 
     @pytest.fixture
     def world(self, tmp_path: Path) -> Iterator[QemuWorld]:
@@ -286,7 +289,7 @@ class HypervisorContract:
     ) -> None:
         async def scenario() -> None:
             chain = world.chain("B", "O1")
-            os.unlink(chain[1].path)
+            world.remove(chain[1].path)
             async with new_helper(hypervisor) as (_, session):
                 with pytest.raises(CommandFailed, match=chain[1].path):
                     await session.open_chain(chain, frozenset())
@@ -333,7 +336,7 @@ class HypervisorContract:
                 assert files(left) == [chain[1].file]
                 await session.drop(left.images)
                 assert await session.chains({}) == ()
-            os.unlink(chain[0].path)
+            world.remove(chain[0].path)
             assert world.content(chain[1]) == before
 
         asyncio.run(scenario())
@@ -399,7 +402,7 @@ class HypervisorContract:
                 assert (await reach(session, JOB, "concluded")).error is None
                 world.kill(record)
             assert world.link(chain[0]) == "./B"
-            os.unlink(chain[1].path)
+            world.remove(chain[1].path)
             assert world.content(chain[0]) == before
 
         asyncio.run(scenario())
@@ -424,7 +427,7 @@ class HypervisorContract:
                 left = await only_chain(session)
                 assert files(left) == [chain[0].file, chain[3].file]
             for image in chain[1:3]:
-                os.unlink(image.path)
+                world.remove(image.path)
             assert world.content(chain[0]) == before
 
         asyncio.run(scenario())
@@ -590,7 +593,7 @@ class HypervisorContract:
                 left = await only_chain(session)
                 assert files(left) == [chain[0].file, chain[2].file]
             world.stop_machines()
-            os.unlink(chain[1].path)
+            world.remove(chain[1].path)
             assert world.content(chain[0]) == before
 
         asyncio.run(scenario())
@@ -605,7 +608,7 @@ class HypervisorContract:
             async with attached(hypervisor, monitor) as session:
                 live = await session.chains({})
                 pairs = [
-                    (_overlay(world, disk[0]), chain.images[0])
+                    (world.overlay(disk[0]), chain.images[0])
                     for disk, chain in zip(disks, live, strict=True)
                 ]
                 missing = dataclasses.replace(pairs[1][0], overlay="/no/overlay")
@@ -616,7 +619,7 @@ class HypervisorContract:
                 await session.switch_to_overlays(pairs)
                 switched = await session.chains({})
                 for (plan, _), old, new in zip(pairs, live, switched, strict=True):
-                    assert files(new) == [file_id(plan.overlay), *files(old)]
+                    assert files(new) == [world.file_id(plan.overlay), *files(old)]
                     assert [i.read_only for i in new.images[:2]] == [False, True]
 
                 # And down again, as a deletion of that snapshot does.
@@ -624,7 +627,9 @@ class HypervisorContract:
                 for number, ((plan, _), disk) in enumerate(
                     zip(pairs, disks, strict=True)
                 ):
-                    overlay = Image(plan.overlay, "qcow2", file_id(plan.overlay), SIZE)
+                    overlay = Image(
+                        plan.overlay, "qcow2", world.file_id(plan.overlay), SIZE
+                    )
                     chain = (overlay, *disk)
                     job = f"backfold-test-{number}"
                     folds.append(fold_plan(chain, overlay, disk[0], job=job))
@@ -636,14 +641,6 @@ class HypervisorContract:
             assert [world.content(disk[0]) for disk in disks] == before
 
         asyncio.run(scenario())
-
-
-def _overlay(world: QemuWorld, image: Image) -> OverlayPlan:
-    path = f"{image.path}.s1"
-    run(
-        "qemu-img", "create", "-q", "-f", "qcow2", "-b", image.path, "-F", "qcow2", path
-    )
-    return OverlayPlan("vda", image, path, image.path, FileStamp(0, 0))
 
 
 async def _pivot_all(
@@ -991,7 +988,7 @@ class TestQemuHypervisor(HypervisorContract):
         async def scenario() -> None:
             async with attached(hypervisor, monitor) as session:
                 live = await only_chain(session)
-                overlay = _overlay(world, chain[0])
+                overlay = world.overlay(chain[0])
                 await session.switch_to_overlays([(overlay, live.images[0])])
                 live = await only_chain(session)
                 assert live.filters == ("n",)

@@ -60,7 +60,7 @@ def test_acting_before_the_decision_is_durable(
     explorer: Explorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The guest goes on on the base while the journal still names the overlay."""
-    take_votes = vote.take_votes
+    take_votes = ballot.take_votes
 
     async def hasty(ctx: Any, session: Any, folds: Any) -> Any:
         stamps = await take_votes(ctx, session, folds)

@@ -6,6 +6,7 @@ copy and nothing has to be run again.
 
 from __future__ import annotations
 
+import os.path
 import random
 from collections.abc import Mapping
 from typing import Final
@@ -175,11 +176,11 @@ class World:
     @staticmethod
     def backing_path(path: str, header: Header) -> str | None:
         """The image below, as QEMU reads the name in a header."""
-        if header.backing is None or header.backing.startswith("/"):
-            return header.backing
-        return f"{path.rpartition('/')[0]}/{header.backing}"
+        if header.backing is None:
+            return None
+        return os.path.normpath(os.path.join(os.path.dirname(path), header.backing))
 
-    def content(self, path: str) -> Content | None:
+    def content(self, path: str, clusters: int = CLUSTERS) -> Content | None:
         """What a guest would read if it were booted from there; None if it cannot."""
         found: Content = {}
         seen: set[int] = set()
@@ -192,7 +193,7 @@ class World:
             for cluster, value in file.clusters.items():
                 found.setdefault(cluster, value)
             name = self.backing_path(name, file.header)
-        return {cluster: found.get(cluster, 0) for cluster in range(CLUSTERS)}
+        return {cluster: found.get(cluster, 0) for cluster in range(clusters)}
 
     def seen_by_guest(self, target: str) -> Content | None:
         """What the living guest reads from a disk; None when it does not live."""
