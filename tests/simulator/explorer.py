@@ -103,6 +103,10 @@ class Explorer:
         world, data = self._built[scene]
         return Branch(world, data, Schedule(scene))
 
+    def host(self, scene: str) -> Play:
+        """A host of its own, at the beginning of a scene."""
+        return self._history(self.start(scene)).play
+
     def play(self, schedule: Schedule) -> History:
         """Run one schedule from its beginning. Raises `Violation`."""
         history = self._history(replace(self.start(schedule.scene), schedule=schedule))

@@ -93,7 +93,7 @@ class History:
                 play.world.full = play.world.broken = False
                 operators.put_back(play)
             try:
-                self.ending = self._next_order()
+                self.ending = self.next_order()
             except Endless as error:
                 raise Violation(f"the engine does not end ({error})") from error
             self.orders += 1
@@ -111,7 +111,8 @@ class History:
         """Whether an operator changed names, so that they prove nothing by hand."""
         return any(action in actions.MEDDLING for _, action in self.schedule.steps)
 
-    def _next_order(self) -> Ending:
+    def next_order(self) -> Ending:
+        """The scene's order, the guard's work, or recovery: what comes next."""
         play = self.play
         if not self.orders:
             return play.first(self)

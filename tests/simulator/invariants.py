@@ -145,12 +145,26 @@ def _snapshots(play: Play) -> Iterator[str]:
             yield f"{snapshot.name} is still being deleted"
         if snapshot.status == "invalid" and not snapshot.reason:
             yield f"{snapshot.name} is invalid without a reason"
-        taken = world.acknowledged if play.scene.power == "off" else world.switched
-        expected = world.frozen.get(snapshot.name, taken)
+        expected = world.frozen.get(snapshot.name) or _taken(play, snapshot.name)
         for disk in snapshot.disks:
             found = world.content(disk.frozen)
-            if snapshot.status == "valid" and found != expected.get(disk.target):
+            wanted = expected.get(disk.target, found)
+            if snapshot.status == "valid" and found != wanted:
                 yield f"{snapshot.name} of {disk.target} is not what was frozen"
+
+
+def _taken(play: Play, snapshot: str) -> dict[str, Content]:
+    """What a snapshot holds that this history took; empty if nobody noted it.
+
+    With the domain off nothing is switched, and it holds all that was written before.
+    """
+    for creation in play.journal.db.execute(
+        "select json_extract(plan, '$.power') from creations where snapshot = ?",
+        (snapshot,),
+    ):
+        if creation[0] != "off":
+            return play.world.switched
+    return play.world.acknowledged if play.world.wanted == "off" else {}
 
 
 def _guest(world: World) -> Iterator[str]:
