@@ -89,7 +89,8 @@ class History:
         while self.orders < ATTEMPTS + len(self.schedule.steps):
             if self.orders and not play.open_runs() and play.world.guarded is None:
                 break
-            if self.orders and self.done == len(self.schedule.steps):
+            is_quiet = self.done == len(self.schedule.steps)
+            if self.orders and (is_quiet or self.ending.how == "open"):
                 play.world.full = play.world.broken = False
                 operators.put_back(play)
             try:
