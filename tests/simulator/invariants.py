@@ -57,7 +57,7 @@ def judge_end(play: Play, excused: bool, meddled: bool = False) -> None:
     judge(play, meddled)
     problems = list(_snapshots(play))
     if not excused:
-        problems += [*_left_overs(play), *_guest(world)]
+        problems += [*_left_overs(play, meddled), *_guest(world)]
     if problems:
         raise Violation("; ".join(problems))
 
@@ -111,7 +111,8 @@ def _states(play: Play) -> str:
     return ", ".join(said + [f"creation in {r.state}" for r in runs.open_creations(db)])
 
 
-def _left_overs(play: Play) -> Iterator[str]:
+def _left_overs(play: Play, meddled: bool) -> Iterator[str]:
+    """``meddled``: an operator may have given a superseded image its name back."""
     world, db = play.world, play.journal.db
     for qemu in world.qemus.values():
         if qemu.is_helper:
@@ -132,7 +133,8 @@ def _left_overs(play: Play) -> Iterator[str]:
     images = {
         n for n in world.files.names if world.files.inodes[world.files.names[n]].header
     }
-    if extra := sorted(images - needed):
+    extra = sorted(images - needed)
+    if extra and not meddled:
         yield f"files are left: {extra}"
     if world.guarded is not None:
         yield "a guard is left"

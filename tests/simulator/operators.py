@@ -105,7 +105,7 @@ def move_top(play: Play) -> None:
     """Move a top away, whatever it is called now."""
     for fold in _folds(play)[:1]:
         for name in list(play.world.files.names):
-            if name.startswith(fold.top.path):
+            if name.startswith(fold.top.path) and not name.endswith(".moved"):
                 _move(play, name)
 
 
