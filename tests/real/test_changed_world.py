@@ -11,16 +11,18 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from backfold.engine.demo.machine import MachineError
+from backfold.engine.images import QemuImages
 from backfold.engine.results import Deletion
 from backfold.journal.errors import AlreadyDecided, BackfoldError, Busy, Interrupted
-from real.scene import At, NoGuard, Scene, play
+from backfold.journal.model import FileId
+from real.scene import DOWNTIME_MS, At, NoGuard, Scene, play
 
 T = TypeVar("T")
 
@@ -322,6 +324,85 @@ def age(scene: Scene) -> None:
         changed = [text and json.dumps(older(json.loads(text))) for text in row]
         db.execute("update deletions set plan = ?, hold = ?, helper = ?", changed)
     db.close()
+
+
+# The storage is slow
+
+
+class SlowImages(QemuImages):
+    """Images whose syncs, or renames, take their time, the first time in a hold."""
+
+    def __init__(self, scene: Scene, what: str) -> None:
+        """``what`` is ``sync`` or ``rename``."""
+        super().__init__()
+        self._scene = scene
+        self._what = what
+        self.is_slow = False
+
+    async def sync(self, paths: Sequence[str]) -> None:
+        """Wait before it, for longer than the guest may stand."""
+        await self._take_time("sync")
+        await super().sync(paths)
+
+    async def rename(self, old: str, new: str, file: FileId) -> None:
+        """Wait before it, for longer than the guest may stand."""
+        await self._take_time("rename")
+        await super().rename(old, new, file)
+
+    async def _take_time(self, what: str) -> None:
+        if what == self._what and not self.is_slow:
+            if self._scene.run_state() == "paused":
+                self.is_slow = True
+                await asyncio.sleep(DOWNTIME_MS / 1000 + 0.5)
+
+
+@pytest.mark.parametrize("what", ["sync", "rename"])
+def test_the_storage_is_too_slow_in_the_hold(tmp_path: Path, what: str) -> None:
+    """The guest goes on instead, and is held again; both holds are told."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await take(scene)
+            images = SlowImages(scene, what)
+            async with scene.new_engine(images=images) as engine:
+                deletion = await engine.delete("web", "s3", max_downtime_ms=DOWNTIME_MS)
+            assert images.is_slow and deletion.state == "completed"
+            edges = [
+                trigger
+                for _, trigger in scene.rows(
+                    "transitions where machine = 'deletion' and kind = 'edge'",
+                    "id, trigger",
+                )
+            ]
+            assert edges.index("back_off") < edges.index("decide")
+            # The first hold alone lasted so long; the second comes on top.
+            assert (deletion.downtime_ms or 0) > DOWNTIME_MS
+            await scene.write()
+            await scene.verify()
+
+    play(story())
+
+
+def test_stamps_are_of_the_time_before_the_last_look(tmp_path: Path) -> None:
+    """What is written after the look must show as a change."""
+
+    async def story() -> None:
+        async with scene_in(tmp_path) as scene:
+            await take(scene)
+            later = 4_000_000_000 * 10**9
+
+            def touch() -> None:
+                for path in scene.images():
+                    os.utime(path, ns=(later, later))
+
+            await scene.with_probe(At("vote.look_again.announced", touch))
+            assert (await scene.delete("s3")).state == "completed"
+            [stamps] = scene.rows("folds", "top_stamp, base_stamp")
+            assert not any(str(later) in stamp for stamp in stamps)
+            await scene.write()
+            await scene.verify()
+
+    play(story())
 
 
 # Somebody moves, replaces or cuts an image
