@@ -337,7 +337,7 @@ class SlowImages(QemuImages):
         super().__init__()
         self._scene = scene
         self._what = what
-        self.is_slow = False
+        self.is_slow = self.has_frozen = False
 
     async def sync(self, paths: Sequence[str]) -> None:
         """Wait before it, for longer than the guest may stand."""
@@ -350,10 +350,15 @@ class SlowImages(QemuImages):
         await super().rename(old, new, file)
 
     async def _take_time(self, what: str) -> None:
-        if what == self._what and not self.is_slow:
-            if self._scene.run_state() == "paused":
-                self.is_slow = True
-                await asyncio.sleep(DOWNTIME_MS / 1000 + 0.5)
+        if what != self._what or self.is_slow or self._scene.run_state() != "paused":
+            return
+        self.is_slow = True
+        if what == "rename":
+            await asyncio.sleep(DOWNTIME_MS / 1000 + 0.5)
+            return
+        # A sync that hangs for as long as the guest stands still.
+        await asyncio.sleep(60)
+        self.has_frozen = True
 
 
 @pytest.mark.parametrize("what", ["sync", "rename"])
@@ -366,7 +371,8 @@ def test_the_storage_is_too_slow_in_the_hold(tmp_path: Path, what: str) -> None:
             images = SlowImages(scene, what)
             async with scene.new_engine(images=images) as engine:
                 deletion = await engine.delete("web", "s3", max_downtime_ms=DOWNTIME_MS)
-            assert images.is_slow and deletion.state == "completed"
+            assert images.is_slow and not images.has_frozen
+            assert deletion.state == "completed"
             edges = [
                 trigger
                 for _, trigger in scene.rows(
