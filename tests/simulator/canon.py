@@ -66,7 +66,13 @@ def canonical(world: World, journal_said: str) -> str:
             )
             for file in files.inodes.values()
         ],
-        (world.wanted, world.full, world.broken, world.guarded is None),
+        (
+            world.wanted,
+            world.may_stand,
+            world.full,
+            world.broken,
+            world.guarded is None,
+        ),
         [(target, rank(content)) for target, content in world.acknowledged.items()],
     ]
     for qemu in world.qemus.values():

@@ -172,7 +172,9 @@ def _taken(play: Play, snapshot: str) -> dict[str, Content]:
 def _guest(world: World) -> Iterator[str]:
     domain = world.domain
     state = "off" if domain is None else domain.run_state
-    if world.wanted == "paused" and state == "prelaunch":
+    if state == "prelaunch":
+        state = "paused"
+    if state == "paused" and world.may_stand:
         return
     if state != world.wanted:
         yield f"the domain is {state}, not {world.wanted}"

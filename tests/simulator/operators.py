@@ -17,13 +17,15 @@ CANCELLABLE: Final = UNDECIDED
 
 
 def stop(play: Play) -> None:
-    """`stop`; in a hold nobody can tell it from ours, and the guest goes on."""
+    """`stop`; in a hold nobody can tell it from ours, and the guest may go on."""
     domain = play.world.domain
     if domain is not None and domain.run_state == "running":
         domain.stop(play.world.files, play.world.now)
         opened = runs.list_deletions(play.journal.db, only_open=True)
         if all(row.hold is None for row in opened):
             play.world.wanted = "paused"
+        else:
+            play.world.may_stand = True
 
 
 def cont(play: Play) -> None:
@@ -32,6 +34,7 @@ def cont(play: Play) -> None:
     if domain is not None:
         domain.run_state = "running"
         play.world.wanted = "running"
+        play.world.may_stand = False
 
 
 def reset(play: Play) -> None:

@@ -43,6 +43,8 @@ class World:
         self.writes = 0
         #: The run state that the operator left the domain in; ``off`` for none.
         self.wanted = "off"
+        #: An operator stopped it in a hold: whose `stop` came last is not to be told.
+        self.may_stand = False
         #: Whether the storage is full, and whether it fails.
         self.full = False
         self.broken = False
