@@ -13,7 +13,7 @@ from ..runner import crash_points
 #: disturbs. The others of the declaration are for domains that are off, for folds
 #: below the active image, or for what went wrong.
 PASSED: Final[Mapping[str, frozenset[str]]] = {
-    "prepare": frozenset({"probe_fence", "proceed"}),
+    "prepare": frozenset({"sync_frozen", "probe_fence", "proceed"}),
     "commit_per_disk": frozenset({"start_job", "proceed"}),
     "vote": frozenset(
         {

@@ -786,13 +786,19 @@ _VICTIM = """
 import asyncio, os, sys
 from pathlib import Path
 from backfold.engine.api import Engine
+class NoGuard:
+    async def start(self, watch): pass
+    async def dismiss(self): pass
+    async def take_over(self): pass
 journal, locks, place, snapshot = sys.argv[1:]
 class Probe:
     def reached(self, *where):
         if ".".join(where[1:]) == place:
             os.kill(os.getpid(), 9)
 async def work():
-    async with Engine(journal, probe=Probe(), locks=Path(locks), managed=dict) as e:
+    async with Engine(
+        journal, probe=Probe(), locks=Path(locks), managed=dict, guard=NoGuard()
+    ) as e:
         await e.delete("web", snapshot, max_downtime_ms=3000)
 asyncio.run(work())
 """
@@ -818,7 +824,7 @@ def delete_and_die(scene: Scene, place: str, gone: str) -> None:
 def test_engine_dies_while_an_operator_has_paused_the_guest(
     tmp_path: Path, place: str, how: str
 ) -> None:
-    """No guard is needed, so nobody takes the fence back before recovery does."""
+    """The guard is dead too, so nobody takes the fence back before recovery does."""
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
