@@ -120,12 +120,14 @@ class Recording:
         recover: Callable[[Stop, Cut, State, int], str | None] | None = None,
         every: int = 1,
         calls: Sequence[Call] | None = None,
+        since: str | None = None,
     ) -> None:
         """Cut the power at every stop, and look at what it may leave.
 
         ``recover`` is called for all states that it is to be tried on; it decides by
-        itself. It returns what went wrong. ``every`` passes over stops. ``calls`` are
-        those of the recording, perhaps without some flushes.
+        itself. It returns what went wrong. ``every`` passes over stops, ``since`` over
+        those before a moment of a step. ``calls`` are those of the recording, perhaps
+        without some flushes.
         """
         scratch.mkdir()
         hand = self.by_hand(scratch)
@@ -134,7 +136,7 @@ class Recording:
         for turn, stop in enumerate(replay.run(calls or self.calls)):
             hand.expected.advance(stop.acknowledged // 4)
             table.causes[stop.cause] += 1
-            if turn % every:
+            if turn % every or (since is not None and since not in replay.steps):
                 continue
             table.stops += 1
             for cut, state in states(replay.disk, turn, seed):

@@ -13,6 +13,8 @@ import asyncio
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from real.scene import DOMAIN, Scene
@@ -22,15 +24,22 @@ from .replay import BEGIN, END
 
 #: Microseconds between two writes of the guest: the recording is to stay small.
 PAUSE = 50_000
+#: Writes that give the newest overlay nearly every cluster: what the guest writes
+#: into the base after the switch would be seen through an overlay without them.
+COVER = 110
 #: The guest stands for longer while it is traced; a recording is no measurement.
 DOWNTIME_MS = 60_000
 
 
 class Marks:
-    """A probe that writes what it is told into a file."""
+    """A probe that writes what it is told into a file.
 
-    def __init__(self, path: Path) -> None:
+    ``at_switch`` is called when every disk is on its base and the guest goes on.
+    """
+
+    def __init__(self, path: Path, at_switch: Callable[[], None]) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._at_switch = at_switch
 
     def say(self, text: str) -> None:
         """Leave a mark in the trace."""
@@ -39,15 +48,26 @@ class Marks:
     def reached(self, machine: str, state: str, step: str, moment: str) -> None:
         if machine != "fold":
             self.say(f"{state}.{step}.{moment}")
+        if (state, step, moment) == ("pivot", "close_images", "done"):
+            self._at_switch()
 
 
 async def main(folder: Path, order: str, power: str, snapshot: str, disks: int) -> None:
     """Play the scene."""
-    marks = Marks(folder / "marks")
     async with Scene(folder, disks=disks, pause=PAUSE) as scene:
+
+        def let_the_guest_write() -> None:
+            """Writes that only the base has, however fast the engine goes on."""
+            enough = scene.machine.acknowledged() + 3
+            end = time.monotonic() + 30
+            while scene.machine.acknowledged() < enough and time.monotonic() < end:
+                time.sleep(0.01)
+
+        at_switch = let_the_guest_write if power == "running" else lambda: None
+        marks = Marks(folder / "marks", at_switch)
         for name in ("s1", "s2", "s3"):
             await scene.take(name, writes=3)
-        await scene.write(5)
+        await scene.write(COVER if power == "running" else 5)
         if power == "paused":
             scene.machine.qmp("stop")
         elif power == "off":

@@ -145,10 +145,10 @@ def require_strace() -> None:
 def read(trace: Path) -> list[Call]:
     """The calls of a trace that had or may have had an effect, by their entry."""
     with trace.open("rb") as lines:
-        return sorted(_calls(lines), key=lambda call: call.entry)
+        return sorted(calls(lines), key=lambda call: call.entry)
 
 
-def _calls(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Call]:
+def calls(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Call]:
     begun: dict[int, tuple[int, int, bytes]] = {}
     for number, line in enumerate(lines):
         match = _LINE.match(line)
@@ -157,7 +157,7 @@ def _calls(lines: Iterator[bytes] | Sequence[bytes]) -> Iterator[Call]:
         pid, body = int(match[1]), match[4]
         at = int(match[2]) * 10**9 + int(match[3]) * 1000
         entry = 2 * number
-        if body.startswith((b"+++", b"---", b"???")):  # ends, signals
+        if body.startswith((b"+++", b"---", b"???", b"<... ???")):  # ends, signals
             continue
         if body.endswith(_UNFINISHED):
             begun[pid] = (entry, at, body.removesuffix(_UNFINISHED))

@@ -58,5 +58,7 @@ def test_nothing_is_lost_wherever_the_power_goes(tmp_path: Path) -> None:
         assert len(calls) < len(recording.calls), is_missing
         table = Table(NEWEST)
         scratch = tmp_path / f"without-{number}"
-        recording.cut_everywhere(table, scratch, every=5, calls=calls)
+        recording.cut_everywhere(
+            table, scratch, calls=calls, since="vote.decide.announced"
+        )
         assert table.findings != [], is_missing

@@ -328,3 +328,14 @@ def test_a_missing_backing_image_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "top").write_bytes(b"not an image")
     with pytest.raises(Unreadable, match="no qcow2 image"):
         open_image(image_state(tmp_path), str(tmp_path / "top"), "qcow2")
+
+
+def test_a_process_that_ends_in_a_call_leaves_no_riddle() -> None:
+    """strace may not know any more which call a killed process was in."""
+    lines = [
+        b"7 1700000000.000001 fsync(3</x> <unfinished ...>\n",
+        b"7 1700000000.000002 <... ??? resumed>) = ?\n",
+        b"7 1700000000.000003 +++ killed by SIGKILL +++\n",
+    ]
+
+    assert [(call.name, call.exit) for call in strace.calls(lines)] == [("fsync", None)]
