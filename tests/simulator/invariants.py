@@ -133,7 +133,11 @@ def _left_overs(play: Play, meddled: bool) -> Iterator[str]:
     images = {
         n for n in world.files.names if world.files.inodes[world.files.names[n]].header
     }
-    extra = sorted(images - needed)
+    told = db.query(
+        "select value from transitions, json_each(detail, '$.left')"
+        " where machine = 'creation' and trigger = 'undo'"
+    )
+    extra = sorted(images - needed - {str(row["value"]) for row in told})
     if extra and not meddled:
         yield f"files are left: {extra}"
     if world.guarded is not None:
