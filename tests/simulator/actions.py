@@ -12,7 +12,7 @@ from typing import Final
 
 from backfold.journal import runs
 from backfold.journal.errors import CommandFailed, OutcomeUnknown
-from backfold.journal.runs import Author
+from backfold.journal.runs import Author, DeletionRow
 
 from . import operators
 from .life import Life
@@ -36,6 +36,10 @@ def kill(play: Play, action: str) -> None:
             world.kill(world.domain)
         for qemu in list(world.qemus.values()):
             world.kill(qemu)
+    elif action == "kill-back":
+        world.wants_back = True
+    elif action == "kill-start":
+        operators.boot(play)
     elif action == "kill-unguarded":
         world.guarded = None
     elif action.startswith("power"):
@@ -55,6 +59,10 @@ def kills(play: Play) -> list[str]:
     """The kills that make different states here."""
     world = play.world
     found = ["kill"]
+    if any(row.state in operators.CANCELLABLE for row in _open_deletions(play)):
+        found.append("kill-back")
+    if world.wanted == "off" and world.domain is None:
+        found.append("kill-start")
     if world.guarded is not None:
         found.append("kill-unguarded")
     if world.qemus:
@@ -110,9 +118,13 @@ def disturb(play: Play, life: Life, place: str, action: str) -> None:
         operators.OPERATIONS[action](play)
 
 
+def _open_deletions(play: Play) -> list[DeletionRow]:
+    return list(runs.list_deletions(play.journal.db, only_open=True))
+
+
 def _request_cancel(play: Play) -> None:
     db = play.journal.db
-    for row in runs.list_deletions(db, only_open=True):
+    for row in _open_deletions(play):
         if row.state in operators.CANCELLABLE:
             with db.atomic():
                 runs.request_cancel(db, row.id, Author("operator", "now"))

@@ -69,6 +69,10 @@ def canonical(world: World, journal_said: str) -> str:
         (
             world.wanted,
             world.may_stand,
+            world.wants_back,
+            world.from_a_fence,
+            world.completed_by_hand,
+            world.unproved,
             world.full,
             world.broken,
             world.guarded is None,

@@ -28,7 +28,8 @@ from .scenes import SCENES, build
 from .world import World
 
 ALL_KILLS: Final = (
-    *("kill", "kill-unguarded", "kill-both", "kill-both-boot"),
+    *("kill", "kill-back", "kill-start", "kill-unguarded"),
+    *("kill-both", "kill-both-boot"),
     *("power.lost", "power.kept", "power.1", "power.2", "power.3", "power.4"),
 )
 

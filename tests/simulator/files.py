@@ -8,12 +8,15 @@ other; a power cut throws away what was not flushed, or any part of it.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 CLUSTER: Final = 64 << 10
 #: A raw image counts as long as its disk; a qcow2 image begins with its tables.
 TABLES: Final = 3
+#: A name of a directory, and the inode that it has now; None: no name any more.
+Binding = tuple[str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,8 @@ class Files:
         self.names: dict[str, int] = {}
         self.inodes: dict[int, File] = {}
         self._safe_names: dict[str, int] = {}
-        #: Directory changes that are not durable, in order: (path, inode or None).
-        self._changes: list[tuple[str, int | None]] = []
+        #: Directory changes that are not durable, in order; each is atomic.
+        self._changes: list[tuple[Binding, ...]] = []
         self._next = 100
 
     def copy(self) -> Files:
@@ -121,18 +124,16 @@ class Files:
         file = File(self._next, format, header, mtime=now)
         self._next += 1
         self.inodes[file.inode] = file
-        self._bind(path, file.inode)
+        self._bind((path, file.inode))
         return file
 
     def rename(self, old: str, new: str) -> None:
         """Not durable before the directory is synced; both names change as one."""
-        number = self.names[old]
-        self._bind(new, number)
-        self._bind(old, None)
+        self._bind((new, self.names[old]), (old, None))
 
     def unlink(self, path: str) -> None:
         """Remove a name; who has the file open keeps it."""
-        self._bind(path, None)
+        self._bind((path, None))
 
     def sync_names(self) -> None:
         """As an fsync of the directory."""
@@ -160,14 +161,8 @@ class Files:
         names = self._safe_names.copy()
         if keep is not None:
             count = keep.randint(0, len(self._changes))
-            # A rename is two changes and one transaction of the file system.
-            if 0 < count < len(self._changes) and self._changes[count - 1][1]:
-                count += 1
-            for path, number in self._changes[:count]:
-                if number is None:
-                    names.pop(path, None)
-                else:
-                    names[path] = number
+            for bindings in self._changes[:count]:
+                _apply(names, bindings)
         self.names = names
         self._safe_names = names.copy()
         self._changes = []
@@ -176,9 +171,14 @@ class Files:
         self.inodes = {n: self.inodes[n] for n in sorted(set(names.values()))}
         self.device += 1
 
-    def _bind(self, path: str, number: int | None) -> None:
-        self._changes.append((path, number))
+    def _bind(self, *bindings: Binding) -> None:
+        self._changes.append(bindings)
+        _apply(self.names, bindings)
+
+
+def _apply(names: dict[str, int], bindings: Iterable[Binding]) -> None:
+    for path, number in bindings:
         if number is None:
-            del self.names[path]
+            names.pop(path, None)
         else:
-            self.names[path] = number
+            names[path] = number

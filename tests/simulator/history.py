@@ -119,6 +119,8 @@ class History:
             return play.first(self)
         if play.world.guarded is not None:
             return play.release(self)
+        if play.world.wants_back:
+            return play.roll_back(self)
         return play.recover(self)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from backfold.journal import catalog, runs
+from backfold.states.deletion import UNDECIDED
 
 from .play import Play
 from .scenes import DOMAIN
@@ -25,17 +26,19 @@ def judge(play: Play, meddled: bool = False) -> None:
     sees, else what the journal names, and what the rule without a journal names.
     """
     world = play.world
+    if _is_unproved(play):
+        return
     if world.domain is not None:
         for target in world.domain.devices:
             _complete(world, target, world.seen_by_guest(target), "the running guest")
         return
     for disk in play.sources():
-        if disk.broken is not None and (_is_in_doubt(play) or _is_moved(play)):
+        if disk.broken is not None and (meddled or _is_in_doubt(play)):
             return
         if disk.broken is not None:
             raise Violation(f"{disk.target} cannot be booted: {disk.broken}")
         _complete(world, disk.target, world.content(disk.source), disk.source)
-    for target, path in () if meddled else _by_hand(play):
+    for target, path in () if meddled or world.from_a_fence else _by_hand(play):
         _complete(world, target, world.content(path), f"{path}, by hand")
 
 
@@ -62,9 +65,17 @@ def judge_end(play: Play, excused: bool, meddled: bool = False) -> None:
         raise Violation("; ".join(problems))
 
 
-def _is_moved(play: Play) -> bool:
-    """Whether an operator has moved an image away just now."""
-    return any(name.endswith(".moved") for name in play.world.files.names)
+def _is_unproved(play: Play) -> bool:
+    """Whether nothing proves any more that an operator has completed a job by hand.
+
+    The guest wrote into its base then, without a decision; once that QEMU is gone the
+    journal names the overlay. The guide forbids it, and internals.md tells of it.
+    """
+    world = play.world
+    if world.domain is None and world.completed_by_hand:
+        rows = runs.list_deletions(play.journal.db, only_open=True)
+        world.unproved |= any(row.state in UNDECIDED for row in rows)
+    return world.unproved
 
 
 def _is_in_doubt(play: Play) -> bool:
@@ -114,6 +125,8 @@ def _states(play: Play) -> str:
 def _left_overs(play: Play, meddled: bool) -> Iterator[str]:
     """``meddled``: an operator may have given a superseded image its name back."""
     world, db = play.world, play.journal.db
+    alarms = db.query("select detail from transitions where trigger = 'alarm'")
+    told_writable = "".join(str(row["detail"]) for row in alarms)
     for qemu in world.qemus.values():
         if qemu.is_helper:
             yield f"a helper is left (pid {qemu.pid})"
@@ -124,7 +137,7 @@ def _left_overs(play: Play, meddled: bool) -> Iterator[str]:
             yield f"nodes are left: {left}"
         for root in qemu.devices.values():
             for node in list(qemu.chain(root))[1:]:
-                if not node.read_only:
+                if not node.read_only and f"{node.filename} stays" not in told_writable:
                     yield f"{node.filename} is still writable"
     needed: set[str] = set()
     for disk in catalog.domain(db, DOMAIN).disks:

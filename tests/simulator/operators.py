@@ -74,6 +74,7 @@ def soft_cancel(play: Play) -> None:
 
 def complete(play: Play) -> None:
     """`job-complete` of every READY job, and `job-finalize` of a PENDING one."""
+    play.world.completed_by_hand = True
     _to_jobs(play, "complete")
 
 

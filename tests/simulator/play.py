@@ -51,6 +51,11 @@ class Play:
         """`backfold recover`, of everything."""
         return self.order(director, _recover)
 
+    def roll_back(self, director: Director) -> Ending:
+        """`backfold recover --roll-back`, of everything."""
+        self.world.wants_back = False
+        return self.order(director, _roll_back)
+
     def release(self, director: Director) -> Ending:
         """What the guard does when its engine has died."""
         watch, self.world.guarded = self.world.guarded, None
@@ -102,9 +107,12 @@ class Play:
         sources = self.sources()
         if broken := [disk.broken for disk in sources if disk.broken is not None]:
             return str(broken)
-        return self.world.boot_domain(
+        why = self.world.boot_domain(
             {disk.target: (disk.source, disk.format) for disk in sources}
         )
+        if why is None and any(".backfold-" in disk.source for disk in sources):
+            self.world.from_a_fence = True
+        return why
 
     async def _first(self, engine: SimEngine) -> None:
         if self.scene.order == "create":
@@ -116,6 +124,12 @@ class Play:
 async def _recover(engine: SimEngine) -> None:
     """As the command does: the worst outcome is the verdict."""
     for outcome in await engine.recover():
+        if isinstance(outcome, BackfoldError):
+            raise outcome
+
+
+async def _roll_back(engine: SimEngine) -> None:
+    for outcome in await engine.recover(roll_back=True):
         if isinstance(outcome, BackfoldError):
             raise outcome
 

@@ -28,6 +28,8 @@ class Scene:
     #: Snapshots that leave the last disk out.
     partial: tuple[str, ...] = ()
     order: str = "delete"
+    #: The snapshot has no disk of its own, as one of the memory alone.
+    bare: bool = False
 
 
 SCENES: Final = {
@@ -46,6 +48,7 @@ SCENES: Final = {
         Scene("off-mixed-2", "off", disks=2, delete="s1", partial=("s2",)),
         Scene("running-create-2", "running", disks=2, snapshots=1, order="create"),
         Scene("off-create", "off", snapshots=1, order="create"),
+        Scene("off-bare", "off", bare=True),
     )
 }
 
@@ -77,6 +80,8 @@ def build(
                 _write(world, number)
 
     loop.run_until_complete(prepare())
+    if scene.bare:
+        journal.db.execute("delete from snapshot_disks where snapshot = 's2'")
     domain = world.domain
     assert domain is not None
     world.wanted = scene.power

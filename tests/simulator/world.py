@@ -45,6 +45,13 @@ class World:
         self.wanted = "off"
         #: An operator stopped it in a hold: whose `stop` came last is not to be told.
         self.may_stand = False
+        #: An operator wants what is open to be rolled back.
+        self.wants_back = False
+        #: It was started from a fenced name, as `domain show` told while it was fenced.
+        self.from_a_fence = False
+        #: A job was completed by hand; and the QEMU that could prove it is gone.
+        self.completed_by_hand = False
+        self.unproved = False
         #: Whether the storage is full, and whether it fails.
         self.full = False
         self.broken = False
