@@ -13,17 +13,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backfold.engine.clock import SystemClock
-from backfold.engine.demo.machine import MachineError
 from backfold.engine.results import Deletion
 from backfold.journal.errors import (
     AlreadyDecided,
@@ -504,59 +501,32 @@ def test_engine_is_killed_while_a_copy_has_stopped(
     play(story())
 
 
-@pytest.mark.parametrize("when", ["before the hold", "in the hold"])
-def test_last_writes_find_no_room(tmp_path: Path, faults: Faults, when: str) -> None:
-    """Between READY and PENDING: the guest is let go, and all goes on later."""
+def test_last_writes_find_no_room(tmp_path: Path, faults: Faults) -> None:
+    """Between READY and PENDING: the guest is let go, and all goes on later.
+
+    The copy stops right before the hold; what stops it in the hold is among the
+    attacks of `test_attacks.py`.
+    """
 
     async def story() -> None:
         async with scene_in(tmp_path) as scene:
             await scene.take("s1")
             await scene.write()
             base = scene.first_disks[0].source
-            timers: list[threading.Timer] = []
-
-            def speed(limit: int) -> None:
-                for job in scene.machine.qmp("query-jobs"):
-                    scene.machine.qmp(
-                        "block-job-set-speed", device=job["id"], speed=limit
-                    )
-
-            def hurry() -> None:
-                """The job may have gone by now: it has met the fault already."""
-                with suppress(MachineError):
-                    speed(0)
-
-            def leave_something() -> None:
-                """What the guest writes now is still to be copied in the hold."""
-                if when == "before the hold":
-                    faults.fail("write", errno.ENOSPC, base)
-                else:
-                    speed(1)
-                scene.machine.wait_for_writes(10)
-                if when == "before the hold":
-                    until(waits, "the job did not stop")
 
             def waits() -> bool:
                 (job,) = scene.machine.qmp("query-block-jobs")
                 return bool(job["io-status"] == "nospace")
 
-            def go_on() -> None:
+            def leave_something() -> None:
+                """What the guest writes now finds no room in the base."""
                 faults.fail("write", errno.ENOSPC, base)
-                # The job is asked to complete meanwhile; if not, it is found stuck.
-                timers.append(threading.Timer(0.5, hurry))
-                timers[0].start()
+                scene.machine.wait_for_writes(10)
+                until(waits, "the job did not stop")
 
-            class Both(At):
-                def reached(self, *where: str) -> None:
-                    super().reached(*where)
-                    if when == "in the hold" and where[2:] == ("stop_guest", "done"):
-                        go_on()
-
-            await scene.with_probe(Both("vote.hold.noted", leave_something))
+            await scene.with_probe(At("vote.hold.noted", leave_something))
             with pytest.raises(Interrupted) as caught:
                 await scene.delete("s1", max_downtime_ms=60_000)
-            for timer in timers:
-                timer.join()
             assert "no space" in caught.value.what
             assert scene.run_state() == "running"
             assert scene.rows("deletions where hold is not null", "id, state") == []
@@ -566,8 +536,7 @@ def test_last_writes_find_no_room(tmp_path: Path, faults: Faults, when: str) -> 
             await scene.with_probe(At("nowhere", crash))
             (end,) = await scene.engine.recover()
             assert isinstance(end, Deletion) and end.state == "completed"
-            if when == "before the hold":
-                assert len(starts(scene)) == 1
+            assert len(starts(scene)) == 1
             await scene.write()
             await scene.verify()
 
