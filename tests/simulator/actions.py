@@ -43,6 +43,7 @@ def kill(play: Play, action: str) -> None:
     elif action == "kill-unguarded":
         world.guarded = None
     elif action.startswith("power"):
+        world.fence_is_void |= world.restarted
         seed = action.removeprefix("power.")
         if seed == "kept":
             for file in world.files.inodes.values():
@@ -106,6 +107,7 @@ def disturb(play: Play, life: Life, place: str, action: str) -> None:
             world.kill(qemu)
         if action == "qemu-boot" and world.wanted != "off":
             play.boot()
+            world.restarted = True
     elif action == "slow":
         world.now += 1_000_000_000
     elif action in ("full", "broken"):

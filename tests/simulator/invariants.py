@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from backfold.journal import catalog, runs
-from backfold.states.deletion import UNDECIDED
 
 from .play import Play
 from .scenes import DOMAIN
@@ -38,7 +37,7 @@ def judge(play: Play, meddled: bool = False) -> None:
         if disk.broken is not None:
             raise Violation(f"{disk.target} cannot be booted: {disk.broken}")
         _complete(world, disk.target, world.content(disk.source), disk.source)
-    for target, path in () if meddled or world.from_a_fence else _by_hand(play):
+    for target, path in () if meddled or world.fence_is_void else _by_hand(play):
         _complete(world, target, world.content(path), f"{path}, by hand")
 
 
@@ -55,7 +54,7 @@ def judge_end(play: Play, excused: bool, meddled: bool = False) -> None:
         judge(play, meddled)
         return
     if world.domain is None and world.wanted != "off":
-        if (why := play.boot()) is not None:
+        if (why := play.boot()) is not None and not meddled:
             raise Violation(f"the domain does not start: {why}")
     judge(play, meddled)
     problems = list(_snapshots(play))
@@ -72,9 +71,11 @@ def _is_unproved(play: Play) -> bool:
     journal names the overlay. The guide forbids it, and internals.md tells of it.
     """
     world = play.world
-    if world.domain is None and world.completed_by_hand:
-        rows = runs.list_deletions(play.journal.db, only_open=True)
-        world.unproved |= any(row.state in UNDECIDED for row in rows)
+    domain = world.domain
+    if world.completed_in is not None and (
+        domain is None or domain.pid != world.completed_in
+    ):
+        world.unproved = True
     return world.unproved
 
 

@@ -74,7 +74,8 @@ def soft_cancel(play: Play) -> None:
 
 def complete(play: Play) -> None:
     """`job-complete` of every READY job, and `job-finalize` of a PENDING one."""
-    play.world.completed_by_hand = True
+    if play.world.domain is not None:
+        play.world.completed_in = play.world.domain.pid
     _to_jobs(play, "complete")
 
 

@@ -111,7 +111,7 @@ class Play:
             {disk.target: (disk.source, disk.format) for disk in sources}
         )
         if why is None and any(".backfold-" in disk.source for disk in sources):
-            self.world.from_a_fence = True
+            self.world.fence_is_void = True
         return why
 
     async def _first(self, engine: SimEngine) -> None:

@@ -47,10 +47,13 @@ class World:
         self.may_stand = False
         #: An operator wants what is open to be rolled back.
         self.wants_back = False
-        #: It was started from a fenced name, as `domain show` told while it was fenced.
-        self.from_a_fence = False
-        #: A job was completed by hand; and the QEMU that could prove it is gone.
-        self.completed_by_hand = False
+        #: Started again by hand while an engine was at work.
+        self.restarted = False
+        #: A name says nothing to whoever has no journal: the domain was started from a
+        #: fenced one, or a fence under a restarted QEMU outlived a power cut.
+        self.fence_is_void = False
+        #: The QEMU in which a job was completed by hand: it alone can prove that.
+        self.completed_in: int | None = None
         self.unproved = False
         #: Whether the storage is full, and whether it fails.
         self.full = False
