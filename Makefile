@@ -22,7 +22,7 @@ stamp := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help crash soak setup demo test guard lint diagrams simulate replay clean \
-    debian-venv debian-qemu debian-test debian-diagrams
+    mutations powercut debian-venv debian-qemu debian-test debian-diagrams
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -45,14 +45,8 @@ soak: $(stamp) debian-test ## kill deletions at random for MINUTES=...; SEED=...
 	    $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # WITHOUT=all (or some names) proves the method: flushes are left out, and missed.
-.PHONY: powercut debian-strace
 powercut: $(stamp) debian-test ## cut the power anywhere in recorded runs; WITHOUT=all to prove it
 	PYTHONPATH=tests WITHOUT='$(WITHOUT)' $(bin)/python -m power.powercut $(ARGS)
-
-debian-test: debian-strace
-
-debian-strace:
-	@tools/debian-packages strace
 
 crash: $(stamp) debian-test ## kill at every moment, recover, read back (ONLY=, JOBS=)
 	PYTHONPATH=tests $(bin)/python -m crash.matrix --jobs $(JOBS) \
@@ -64,7 +58,6 @@ lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/mypy
 	$(bin)/python -m backfold.engine.diagram --check docs/state-diagrams
 
-.PHONY: mutations
 mutations: $(stamp) debian-test ## take one safeguard away at a time; print which tests fail
 	PYTHONPATH=tests $(bin)/python -m mutations.run $(ARGS)
 
@@ -91,7 +84,8 @@ debian-qemu:
 	@tools/debian-packages qemu-system-x86_64 qemu-img
 
 debian-test:
-	@tools/debian-packages qemu-system-x86_64 qemu-img qemu-io nasm cc systemd-analyze
+	@tools/debian-packages qemu-system-x86_64 qemu-img qemu-io nasm cc systemd-analyze \
+	    strace
 
 debian-diagrams:
 	@tools/debian-packages dot
