@@ -114,8 +114,10 @@ _CREATION: Final[Mapping[str, tuple[str, str]]] = {
         " holds data is kept, and what nobody can tell is reported and left alone.",
     ),
     "switched": (
-        "Record the snapshot in the catalog.",
-        "The disks are on their new overlays already, all of them.",
+        "Record the snapshot in the catalog; if the domain was booted from its old"
+        " images meanwhile, keep those, and the snapshot is not taken.",
+        "What holds the last write stays the disk; where both images went on, that is"
+        " reported and both are left alone.",
     ),
 }
 
