@@ -187,6 +187,38 @@ def version_2(db: Database) -> None:
     )
 
 
+_VERSION_3 = """
+ALTER TABLE snapshots ADD COLUMN memory TEXT CHECK (memory LIKE '/%');
+ALTER TABLE deletions ADD COLUMN passes TEXT NOT NULL DEFAULT '[]';
+CREATE TABLE kept_images (
+    path TEXT PRIMARY KEY REFERENCES images (path),
+    domain TEXT NOT NULL REFERENCES domains (name) ON DELETE CASCADE,
+    target TEXT NOT NULL
+) STRICT;
+CREATE TABLE reversions (
+    id TEXT PRIMARY KEY CHECK (length(id) = 12),
+    machine TEXT NOT NULL DEFAULT 'reversion' CHECK (machine = 'reversion'),
+    domain TEXT NOT NULL,
+    snapshot TEXT NOT NULL,
+    state TEXT NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 1,
+    plan TEXT NOT NULL,
+    reason TEXT,
+    started TEXT NOT NULL,
+    finished TEXT,
+    FOREIGN KEY (machine, state) REFERENCES declared_states (machine, state)
+) STRICT;
+CREATE UNIQUE INDEX one_open_reversion ON reversions (domain) WHERE finished IS NULL;
+"""
+
+
+@MIGRATIONS()
+def version_3(db: Database) -> None:
+    """The whole tree: memory files, images without a name, passes, reversions."""
+    for statement in _statements(_VERSION_3):
+        db.execute(statement)
+
+
 def _statements(script: str) -> Iterable[str]:
     """Split a script at its statements' ends; `executescript` would commit."""
     statement = ""

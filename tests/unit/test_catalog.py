@@ -380,7 +380,8 @@ def test_every_child_gets_the_parent(db: Database) -> None:
     """After a revert, a snapshot may have several children."""
     three(db)
     db.execute(
-        "insert into snapshots values ('web', 'branch', 's2', '2025', 'valid', null, 0)"
+        "insert into snapshots"
+        " values ('web', 'branch', 's2', '2025', 'valid', null, 0, null)"
     )
 
     catalog.fold_snapshot(db, fold("s2"))
@@ -429,7 +430,9 @@ def test_other_domains_are_not_touched(db: Database) -> None:
     catalog.add_domain(
         db, Domain("db", None, (Disk("vda", "/c", "raw"),)), [("/a/golden", "raw")], NOW
     )
-    db.execute("insert into snapshots values ('db','s3',null,'2025','valid',null,1)")
+    db.execute(
+        "insert into snapshots values ('db','s3',null,'2025','valid',null,1,null)"
+    )
     db.execute("insert into snapshot_disks values ('db', 's3', 'vda', '/a/3')")
     before = catalog.snapshots(db, "db"), catalog.domain(db, "db")
 

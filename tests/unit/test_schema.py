@@ -24,8 +24,8 @@ insert into images values ('/a', 'qcow2', null), ('/b', 'raw', null);
 insert into images values ('/a.s', 'qcow2', '0123456789ab');
 insert into domains values ('d', '/run/d.sock', '{NOW}'), ('e', null, '{NOW}');
 insert into disks values ('d', 'vda', '/a.s', 0), ('d', 'vdb', '/b', 1);
-insert into snapshots values ('d', 's1', null, '{NOW}', 'valid', null, 0);
-insert into snapshots values ('d', 's2', 's1', '{NOW}', 'valid', null, 1);
+insert into snapshots values ('d', 's1', null, '{NOW}', 'valid', null, 0, null);
+insert into snapshots values ('d', 's2', 's1', '{NOW}', 'valid', null, 1, null);
 insert into snapshot_disks values ('d', 's1', 'vda', '/a');
 insert into deletions (id, domain, snapshot, state, options, started)
     values ('0123456789ab', 'd', 's1', 'vote', '{{}}', '{NOW}');

@@ -432,7 +432,8 @@ def test_a_unit_that_breaks_a_deferred_key_fails_alone(path: Path) -> None:
     def orphan(db: Database) -> None:
         db.execute("insert into domains values ('d', null, 'now')")
         db.execute(
-            "insert into snapshots values ('d', 's', 'gone', 'now', 'valid', null, 0)"
+            "insert into snapshots"
+            " values ('d', 's', 'gone', 'now', 'valid', null, 0, null)"
         )
 
     async def use(store: Store) -> list[object]:
