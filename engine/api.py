@@ -33,7 +33,7 @@ from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
 from ..states.watch import Watch
 from . import recovery
 from .clock import SystemClock
-from .creation_run import plan_creation, valid_name
+from .creation_run import locked_by, plan_creation, valid_name
 from .driver import Driver, World
 from .events import OnEvent, StateEvent
 from .guard import GuardProcess
@@ -171,11 +171,14 @@ class Engine:
         *,
         overlays: Mapping[str, str] | None = None,
         exclude: Collection[str] = (),
+        memory: str | None = None,
         on_event: OnEvent | None = None,
     ) -> Snapshot:
         """Take a snapshot: every disk at one instant, or none.
 
-        Raises `Refused`, `UsageError`, `Busy`; `RolledBack` when it failed and
+        ``memory`` is an existing file that holds the guest's memory at that instant;
+        it is recorded and goes with the snapshot. With it, every disk may be left
+        out. Raises `Refused`, `UsageError`, `Busy`; `RolledBack` when it failed and
         nothing has changed; `Interrupted` when it is open for `recover`.
         """
         driver = self._driver
@@ -183,13 +186,13 @@ class Engine:
             locked: set[FileId] = set()
             while True:
                 plan = await plan_creation(
-                    driver.reader, domain, name, overlays or {}, exclude
+                    driver.reader, domain, name, overlays or {}, exclude, memory
                 )
-                active = {overlay.frozen.file for overlay in plan.overlays}
-                if active <= locked:
+                files = set(driver.identities(locked_by(plan)))
+                if files <= locked:
                     break  # Planned under the lock: nobody switches a disk any more.
-                locks.acquire(active)
-                locked |= active
+                locks.acquire(files)
+                locked |= files
             run = self._world.clock.new_id()
             key = await driver.store.write(
                 lambda db: runs.begin_creation(db, run, plan, "planned", driver.author)

@@ -24,6 +24,7 @@ from ..states.new_overlays import identify_overlays_again
 from ..states.ports import LiveChain
 from ..states.take_snapshot import HANDLERS, CreationContext
 from .facts import Reader
+from .memory_files import memory_obstacles
 from .runner import Runner
 
 #: How often in a row a failed call is met before the run is left open.
@@ -100,18 +101,26 @@ class CreationRun(Runner):
         return self.state
 
 
+def locked_by(plan: CreationPlan) -> list[str]:
+    """The files that a creation excludes all others from."""
+    frozen = [overlay.frozen.path for overlay in plan.overlays]
+    return frozen if plan.memory is None else [*frozen, plan.memory]
+
+
 async def plan_creation(
     reader: Reader,
     domain_name: str,
     name: str,
     overlays: Mapping[str, str],
     exclude: Collection[str],
+    memory: str | None,
 ) -> CreationPlan:
     """Check everything and plan a creation; changes nothing.
 
     ``overlays`` gives paths for some targets; others get the name of the image
-    below with the snapshot's name as extension. Raises `Refused` with all reasons,
-    `UsageError` for targets that the domain does not have.
+    below with the snapshot's name as extension. ``memory`` is the file that holds
+    the guest's memory; with it, every disk may be left out. Raises `Refused` with all
+    reasons, `UsageError` for targets that the domain does not have.
     """
     valid_name("snapshot", name)
     domain = await reader.store.read(lambda db: catalog.domain(db, domain_name))
@@ -134,8 +143,14 @@ async def plan_creation(
             remedy=f"`backfold domain show {domain_name}` lists its disks.",
         )
     included = [disk for disk in domain.disks if disk.target not in exclude]
-    if not included:
-        raise UsageError("No disk is left to take a snapshot of.")
+    if memory is not None:
+        memory = os.path.abspath(memory)
+        reasons += await memory_obstacles(reader, memory)
+    elif not included:
+        raise UsageError(
+            "No disk is left to take a snapshot of.",
+            remedy="Only a snapshot with a memory file can be without disks.",
+        )
     power, chains = "off", tuple[LiveChain, ...]()
     try:
         session = domain.monitor and await reader.hypervisor.attach(domain.monitor)
@@ -167,7 +182,9 @@ async def plan_creation(
         reasons.append(_exists(path, None))
     if reasons:
         raise Refused(reasons)
-    return CreationPlan(domain_name, name, power, reader.boot_id(), tuple(plans))
+    return CreationPlan(
+        domain_name, name, power, reader.boot_id(), tuple(plans), memory=memory
+    )
 
 
 def default_overlay(source: str, snapshot: str) -> str:

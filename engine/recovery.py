@@ -16,6 +16,7 @@ from ..journal.runs import DeletionRow
 from ..states import outlook as outlooks
 from ..states.deletion import UNDECIDED
 from ..states.outlook import Outlook
+from .creation_run import locked_by
 from .driver import Driver
 from .events import OnEvent
 from .release import end_holds
@@ -79,8 +80,7 @@ async def recover_creation(
     if row.finished is not None:
         return Creation.of(row)
     with driver.new_locks() as locks:
-        frozen = [overlay.frozen.path for overlay in row.plan.overlays]
-        locks.acquire(driver.identities(frozen))
+        locks.acquire(driver.identities(locked_by(row.plan)))
         key = await driver.store.write(
             lambda db: runs.claim(db, "creation", run, driver.author)
         )

@@ -172,7 +172,7 @@ def snapshots(db: Database, name: str) -> list[Snapshot]:
 def snapshot(db: Database, domain_name: str, name: str) -> Snapshot:
     """One snapshot. Raises `Refused` (``unknown_snapshot``)."""
     row = db.execute(
-        "select parent, created, status, reason, current from snapshots"
+        "select parent, created, status, reason, current, memory from snapshots"
         " where domain = ? and name = ?",
         (domain_name, name),
     ).fetchone()
@@ -185,7 +185,7 @@ def snapshot(db: Database, domain_name: str, name: str) -> Snapshot:
         " where d.domain = ? and d.snapshot = ? order by o.position, d.target",
         (domain_name, name),
     ).fetchall()
-    parent, created, status, reason, current = row
+    parent, created, status, reason, current, memory = row
     return Snapshot(
         domain=domain_name,
         name=name,
@@ -195,6 +195,7 @@ def snapshot(db: Database, domain_name: str, name: str) -> Snapshot:
         reason=reason,
         current=bool(current),
         disks=tuple(SnapshotDisk(*disk) for disk in disks),
+        memory=memory,
     )
 
 
@@ -205,9 +206,10 @@ def record_snapshot(db: Database, plan: CreationPlan, run: str, created: str) ->
     ).fetchone()
     db.execute("update snapshots set current = 0 where domain = ?", (plan.domain,))
     db.execute(
-        "insert into snapshots (domain, name, parent, created, status, current)"
-        " values (?, ?, ?, ?, 'valid', 1)",
-        (plan.domain, plan.snapshot, parent and parent[0], created),
+        "insert into snapshots"
+        " (domain, name, parent, created, status, current, memory)"
+        " values (?, ?, ?, ?, 'valid', 1, ?)",
+        (plan.domain, plan.snapshot, parent and parent[0], created, plan.memory),
     )
     for overlay in plan.overlays:
         put_image(db, overlay.overlay, "qcow2", run)
@@ -317,6 +319,21 @@ def users_of_image(db: Database, path: str) -> list[str]:
         (path,),
     ).fetchall()
     return [str(row[0]) for row in [*disks, *frozen]]
+
+
+def image_paths(db: Database) -> list[str]:
+    """Every image that the catalog knows."""
+    rows = db.execute("select path from images order by path").fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def memories(db: Database) -> list[tuple[str, str]]:
+    """Every memory file: which snapshot's, in words, and its path."""
+    rows = db.execute(
+        "select 'snapshot ' || name || ' of domain ' || domain, memory"
+        " from snapshots where memory is not null order by domain, name"
+    ).fetchall()
+    return [(str(words), str(path)) for words, path in rows]
 
 
 def _changed_one(db: Database, sql: str, parameters: tuple[str, ...]) -> None:

@@ -82,7 +82,8 @@ class Snapshot:
     """A named point in time of a domain.
 
     ``status`` is ``valid``, ``deleting`` or ``invalid``; ``reason`` says why it is
-    invalid; ``created`` is UTC, ISO 8601.
+    invalid; ``created`` is UTC, ISO 8601; ``memory`` is the path of the file that
+    holds the guest's memory at that instant.
     """
 
     domain: str
@@ -93,6 +94,7 @@ class Snapshot:
     reason: str | None
     current: bool
     disks: tuple[SnapshotDisk, ...]
+    memory: str | None = None
 
     def disk(self, target: str) -> SnapshotDisk | None:
         """The snapshot's entry for a target, if it includes that disk."""
@@ -206,7 +208,8 @@ class CreationPlan:
     """What taking a snapshot will do.
 
     ``is_stamped``: the stamps of the frozen images are of the moment after the
-    switch, when nothing writes into them any more; else of the planning.
+    switch, when nothing writes into them any more; else of the planning. ``memory``
+    is the path of the memory file that is recorded with the snapshot.
     """
 
     domain: str
@@ -216,6 +219,7 @@ class CreationPlan:
     overlays: tuple[OverlayPlan, ...]
     version: int = PLAN_VERSION
     is_stamped: bool = False
+    memory: str | None = None
 
     def to_json(self) -> str:
         """The plan as stable JSON text."""

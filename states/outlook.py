@@ -176,6 +176,7 @@ def of_creation(row: CreationRow, history: Sequence[TransitionRow]) -> Outlook:
     """What becomes of an open creation. Raises KeyError for a finished one."""
     will, safe = _CREATION[row.state]
     targets = ", ".join(overlay.target for overlay in row.plan.overlays)
+    what = targets or "the memory alone"
     return Outlook(
         machine="creation",
         run=row.id,
@@ -190,7 +191,7 @@ def of_creation(row: CreationRow, history: Sequence[TransitionRow]) -> Outlook:
         decided=row.state == "switched",
         happened=(
             *_interrupted_at(row.state, history),
-            f"A snapshot of {targets} was being taken.",
+            f"A snapshot of {what} was being taken.",
         ),
         will=(will,),
         safe=safe,

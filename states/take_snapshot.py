@@ -83,8 +83,10 @@ async def overlays_made(ctx: CreationContext) -> Move:
 
     Safe to be killed in: QEMU switches all disks or none, and the overlays are
     durable before. What happened is found by the graph, or with QEMU gone by which
-    images went on.
+    images went on. A snapshot of the memory alone switches nothing.
     """
+    if not ctx.plan.overlays:
+        return await _switched(ctx)
     session = await ctx.connect()
     if session is None:
         if ctx.plan.power == "off" and not ctx.resumed:
@@ -121,7 +123,7 @@ async def switched(ctx: CreationContext) -> Move:
     images meanwhile, as the catalog told, keeps them, since what it has written is
     there.
     """
-    if ctx.resumed:
+    if ctx.resumed and ctx.plan.overlays:
         session = await ctx.connect()
         if session is None:
             old = await _went_on(ctx) is Taken.OLD_IMAGES

@@ -67,6 +67,7 @@ def snapshot(found: Snapshot) -> dict[str, Any]:
             {"target": disk.target, "frozen": disk.frozen, "format": disk.format}
             for disk in found.disks
         ],
+        "memory": found.memory,
     }
 
 

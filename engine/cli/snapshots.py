@@ -41,17 +41,27 @@ def create(
         list[str] | None,
         typer.Option(metavar="TARGET", help="Leave a disk out; may be repeated."),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file that holds the guest's memory at this instant. Backfold does"
+            " not save memory itself: the file must be there. It is removed when the"
+            " snapshot is deleted. With it, all disks may be left out.",
+        ),
+    ] = None,
 ) -> int:
     """Take a snapshot: all disks at one instant, or none."""
     invocation: Invocation = ctx.obj
     overlays = values.paths(overlay or (), "--overlay")
+    file = values.file(memory, "--memory")
 
     async def work(engine: Engine) -> int:
         import asyncio
 
         try:
             taken = await engine.create_snapshot(
-                domain, name, overlays=overlays, exclude=exclude or ()
+                domain, name, overlays=overlays, exclude=exclude or (), memory=file
             )
         except asyncio.CancelledError:
             taken = await _after_signal(engine, domain, name)
@@ -116,18 +126,21 @@ def _show(invocation: Invocation, found: Snapshot, children: Sequence[str]) -> N
     output.line(f"created   {instant(found.created)}")
     output.line(f"parent    {found.parent or '-'}")
     output.line(f"children  {' '.join(children) or '-'}")
-    width = max(8, *(len(disk.target) for disk in found.disks))
+    width = max([8, *(len(disk.target) for disk in found.disks)])
     for disk in found.disks:
         output.line(f"{disk.target:{width}}  {disk.frozen} ({disk.format})")
+    if found.memory is not None:
+        output.line(f"{'memory':{width}}  {found.memory}")
 
 
 def _table(found: Sequence[Snapshot]) -> list[list[str]]:
-    rows = [["SNAPSHOT", "PARENT", "CREATED", "STATUS", "DISKS"]]
+    rows = [["SNAPSHOT", "PARENT", "CREATED", "STATUS", "DISKS", "MEMORY"]]
     for snapshot in found:
         status = f"{snapshot.status}, current" if snapshot.current else snapshot.status
         targets = " ".join(disk.target for disk in snapshot.disks)
-        parent = snapshot.parent or "-"
-        rows.append([snapshot.name, parent, instant(snapshot.created), status, targets])
+        parent, memory = snapshot.parent or "-", safe(snapshot.memory or "-")
+        taken = instant(snapshot.created)
+        rows.append([snapshot.name, parent, taken, status, targets or "-", memory])
     return rows
 
 
@@ -144,6 +157,7 @@ def _tree(domain: str, found: Sequence[Snapshot]) -> Tree:
             f"  {instant(snapshot.created)}  ",
             (snapshot.status, "green" if snapshot.status == "valid" else "yellow"),
             f"  {targets}",
+            "" if snapshot.memory is None else f"  memory {safe(snapshot.memory)}",
             ("  ← current" if snapshot.current else "", "cyan"),
         )
         branches[snapshot.name] = branches[snapshot.parent].add(label)

@@ -75,6 +75,17 @@ def paths(values: Sequence[str], option: str) -> dict[str, str]:
     return found
 
 
+def file(text: str | None, option: str) -> str | None:
+    """The path of a file, made absolute."""
+    if text is None:
+        return None
+    if not text:
+        raise UsageError(
+            f"{option} does not say which file.", remedy=f"Write {option} FILE."
+        )
+    return os.path.abspath(_encodable(text))
+
+
 def socket(value: Path | None) -> str | None:
     """The path of a socket, as long as the kernel takes it."""
     if value is None:

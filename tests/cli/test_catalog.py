@@ -120,6 +120,28 @@ def test_snapshots_are_listed_parents_first(web: Cli, inside: Inside) -> None:
     assert "snapshot_exists" in {reason["code"] for reason in again["reasons"]}
 
 
+def test_a_memory_file_is_shown_with_its_snapshot(web: Cli, inside: Inside) -> None:
+    memory = web.folder / "s1.mem"
+    args = ["snapshot", "create", "web", "s1", "--memory", "s1.mem"]
+    args += ["--exclude", "vda", "--exclude", "vdb"]
+    refused = web.json("error", *args, status=3)["error"]
+    assert [reason["code"] for reason in refused["reasons"]] == ["memory_file"]
+    memory.write_bytes(b"QEVM")
+
+    created = web.json("snapshot", *args)
+    inside("snapshot", "create", "web", "s2")
+    (first, second) = inside.json("snapshot-list", "snapshot", "list", "web")[
+        "snapshots"
+    ]
+    shown = inside("snapshot", "show", "web", "s1").out.splitlines()
+    listed = inside("snapshot", "list", "web").out.splitlines()
+
+    assert (created["disks"], created["memory"]) == ([], str(memory))
+    assert (first["memory"], second["memory"]) == (str(memory), None)
+    assert shown[-1].split() == ["memory", str(memory)]
+    assert [line.split()[-1] for line in listed] == ["MEMORY", str(memory), "-"]
+
+
 def test_a_plan_says_what_happens_to_each_disk(web: Cli, inside: Inside) -> None:
     inside("snapshot", "create", "web", "s1")
     inside("snapshot", "create", "web", "s2", "--exclude", "vdb")

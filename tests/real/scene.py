@@ -208,6 +208,7 @@ class Scene:
         writes: int = 15,
         overlays: Mapping[str, str] | None = None,
         exclude: Iterable[str] = (),
+        memory: Path | None = None,
     ) -> Snapshot:
         """Let the guest write, and take a snapshot.
 
@@ -216,7 +217,11 @@ class Scene:
         await self.write(writes)
         low = self.machine.acknowledged()
         snapshot = await self.engine.create_snapshot(
-            DOMAIN, name, overlays=overlays, exclude=tuple(exclude)
+            DOMAIN,
+            name,
+            overlays=overlays,
+            exclude=tuple(exclude),
+            memory=None if memory is None else str(memory),
         )
         self.brackets[name] = (low, self.machine.acknowledged())
         return snapshot
@@ -398,7 +403,7 @@ class Scene:
 
     async def _verify_snapshots(self, targets: list[str], raw: Path) -> None:
         for snapshot in await self.engine.catalog.snapshots(DOMAIN):
-            if snapshot.status != "valid":
+            if snapshot.status != "valid" or not snapshot.disks:
                 continue
             low, high = self.brackets[snapshot.name]
             verdicts: list[Verdict] = []
