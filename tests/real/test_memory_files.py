@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def saved(scene: Scene, name: str) -> Path:
     path = scene.folder / f"{name}.mem"
     path.write_bytes(b"QEVM" + name.encode() * 1000)
     return path
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Some process has the file open meanwhile."""
+    with path.open("rb") as file:
+        process = subprocess.Popen(["sleep", "60"], stdin=file)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_memory_file_is_recorded_with_its_snapshot(tmp_path: Path) -> None:
@@ -93,12 +106,8 @@ def test_a_file_that_cannot_be_a_memory_file_is_refused(tmp_path: Path) -> None:
             assert sorted(scene.folder.rglob("*")) == files
             assert scene.open_runs() == []
 
-            with other.open("rb") as held:
-                saving = subprocess.Popen(["sleep", "60"], stdin=held)
-            with pytest.raises(Refused, match="has it open"):
+            with held(other), pytest.raises(Refused, match="has it open"):
                 await scene.take("s2", memory=other)
-            saving.kill()
-            saving.wait()
             await scene.take("s2", memory=other)
 
     play(story())
