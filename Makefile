@@ -85,7 +85,7 @@ debian-qemu:
 
 debian-test:
 	@tools/debian-packages qemu-system-x86_64 qemu-img qemu-io nasm cc systemd-analyze \
-	    strace
+	    strace losetup mkfs.ext4
 
 debian-diagrams:
 	@tools/debian-packages dot

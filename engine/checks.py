@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..journal.errors import Reason
-from .facts import Facts
+from .facts import DiskFacts, Facts
 from .sizes import fold_sizes
 
 #: Run states in which QEMU holds its image locks. In a migration it holds none.
@@ -200,21 +200,29 @@ def base_belongs_to_chain(facts: Facts) -> Iterator[Reason]:
 
 
 def bases_have_space(facts: Facts) -> Iterator[Reason]:
-    """What the bases lack fits on their file systems."""
+    """What the bases lack fits on their file systems and devices."""
     needed: dict[int, int] = {}
     for disk in facts.disks:
         if disk.has_fold:
-            space = fold_sizes(disk.top_extents, disk.base_extents).space_bytes
+            space = _growth(disk)
             needed[disk.free_device] = needed.get(disk.free_device, 0) + space
     for disk in facts.disks:
         if disk.has_fold and needed[disk.free_device] > disk.free_bytes:
+            place = "device" if disk.base.file.is_block_device else "file system"
             yield Reason(
                 "no_space",
-                f"{disk.base.path} may grow, and its file system has"
-                f" {disk.free_bytes} bytes free of {needed[disk.free_device]} needed.",
-                "Make room on that file system.",
+                f"{disk.base.path} may grow, and its {place} has {disk.free_bytes}"
+                f" bytes free of {needed[disk.free_device]} needed.",
+                f"Make room on that {place}, or enlarge it.",
                 disk.target,
             )
+
+
+def _growth(disk: DiskFacts) -> int:
+    """Bytes by which the base may grow. A raw one on a device has its full size."""
+    if disk.base.format == "raw" and disk.base.file.is_block_device:
+        return max(0, disk.top.virtual_size - disk.base.virtual_size)
+    return fold_sizes(disk.top_extents, disk.base_extents).space_bytes
 
 
 def storage_is_trusted(facts: Facts) -> Iterator[Reason]:

@@ -172,6 +172,12 @@ async def plan_creation(
     plans = []
     for disk in included:
         path = overlays.get(disk.target) or default_overlay(disk.source, name)
+        file = reader.images.identify(disk.source)
+        if file is not None and file.is_block_device and disk.target not in overlays:
+            raise UsageError(
+                f"{disk.source} is a block device, and no overlay is made beside it.",
+                remedy=f"Say where it goes: --overlay {disk.target}=PATH.",
+            )
         planned = await _plan_disk(reader, disk, os.path.abspath(path), reasons)
         if planned is None:
             continue

@@ -263,7 +263,7 @@ class Reader:
     async def _measured(self, run: str, facts: DiskFacts, alive: bool) -> DiskFacts:
         """The same facts, with what is measured only for a disk that has a fold."""
         base, top = facts.base, facts.top
-        free, device = self.images.free_bytes(base.path)
+        free, device = await self.images.free_bytes(base.path, base.format)
         folders = sorted({os.path.dirname(image.path) for image in facts.chain.images})
         strangers_by_image = []
         for image, above in ((base, top), (top, facts.above)):

@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from ..journal.errors import CommandFailed, FlushFailed, OutcomeUnknown
-from ..journal.model import FileId, FileStamp
-from . import image_locks
+from ..journal.model import DEVICE_STAMP, FileId, FileStamp
+from . import devices, image_locks
 
 FENCE: Final = ".backfold-"
 #: As long as `FENCE`, but never taken for one: a probe may be removed by its name.
@@ -40,9 +40,17 @@ def identify(path: str) -> FileId | None:
 
 
 def stamp(path: str) -> FileStamp | None:
-    """Size and modification time; None when missing."""
+    """Size and modification time; `DEVICE_STAMP` for a device, None when missing.
+
+    The times of a device's node do not change with its data, and they change when
+    the host is started: they would tell something, and something wrong.
+    """
     found = _look(path)
-    return None if found is None else FileStamp(found.st_size, found.st_mtime_ns)
+    if found is None:
+        return None
+    if stat.S_ISBLK(found.st_mode):
+        return DEVICE_STAMP
+    return FileStamp(found.st_size, found.st_mtime_ns)
 
 
 def fence_name(path: str, run: str) -> str:
@@ -234,7 +242,9 @@ def free_bytes(path: str) -> tuple[int, int]:
 
 
 def file_id(found: os.stat_result) -> FileId:
-    """The identity in the answer of a stat."""
+    """The identity in the answer of a stat: of the device, not of its node."""
+    if stat.S_ISBLK(found.st_mode):
+        return devices.identity(found)
     return FileId(found.st_dev, found.st_ino)
 
 

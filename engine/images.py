@@ -22,7 +22,7 @@ import structlog
 from ..journal.errors import CommandFailed, FlushFailed
 from ..journal.model import FileId, FileStamp, Image, OverlayPlan
 from ..states.ports import Extent, ImageHeader, ImageUser
-from . import files, image_locks, processes
+from . import devices, files, image_locks, processes
 from .qemu_img import QemuImg, json_strings, resolve_backing
 
 #: The longest backing file name that QEMU accepts in a header.
@@ -198,9 +198,19 @@ class QemuImages:
         work.add_done_callback(ended)
         await asyncio.shield(work)
 
-    def free_bytes(self, path: str) -> tuple[int, int]:
-        """Free bytes of the file system that a file is on, and that device's number."""
-        return files.free_bytes(path)
+    async def free_bytes(self, path: str, format: str) -> tuple[int, int]:
+        """Bytes by which an image can grow, and the number of the device they are on.
+
+        Those of its file system, or of its block device behind the image's end (a
+        raw image ends with its device). Only reads.
+        """
+        file = files.identify(path)
+        if file is None or not file.is_block_device:
+            return files.free_bytes(path)
+        if format == "raw":
+            return 0, file.device
+        end = await self._qemu_img.end_offset(path)
+        return max(0, devices.size(path) - end), file.device
 
     async def users(self, path: str) -> Sequence[ImageUser]:
         """Other processes that have this image, our own helpers included."""

@@ -16,7 +16,7 @@ from typing import Final
 
 from ..journal.model import FileId
 from ..states.ports import ImageUser
-from . import files, image_locks
+from . import devices, files, image_locks
 from .qemu_img import json_strings
 
 #: What is tried again when a lock has no holder that is visible: processes come
@@ -99,6 +99,8 @@ def _look(
                 who = process.name or "a process"
                 user = ImageUser(process.pid, f"{who} {how}", how == OPEN)
                 found[path].append(user)
+    for path, file in wanted.items():
+        found[path] += [ImageUser(None, why) for why in devices.kernel_users(file)]
     for device, file in _loop_devices():
         for path in (path for path in wanted if wanted[path] == file):
             found[path].append(ImageUser(None, f"the loop device {device} {OPEN}"))

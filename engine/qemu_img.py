@@ -18,6 +18,7 @@ from typing import Any, Final
 from ..journal.errors import CommandFailed, OutcomeUnknown
 from ..journal.model import FileId
 from ..states.ports import Extent, ImageHeader
+from . import files
 
 FORMATS: Final = ("qcow2", "raw")
 #: Exit statuses of `qemu-img check`.
@@ -112,6 +113,20 @@ class QemuImg:
         if answer.status == CORRUPT:
             return _shorten(f"{answer.text}\n{answer.error}")
         raise _failed("check", path, answer)
+
+    async def end_offset(self, path: str) -> int:
+        """Where a qcow2 image ends on its device: what lies behind is free.
+
+        Only reads, even while a QEMU uses the image; it is not to grow meanwhile.
+        """
+        name = await asyncio.to_thread(_options, path, "qcow2")
+        answer = await self.run(
+            *("check", "-U", "--output=json", name), seconds=self._long_seconds
+        )
+        try:
+            return int(json.loads(answer.text)["image-end-offset"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise _failed("check", path, answer) from error
 
     async def create(
         self, descriptor: int, *, link: str, backing_format: str, size: int
@@ -302,8 +317,7 @@ def _stat(path: str) -> os.stat_result:
 
 
 def _file_id(path: str) -> FileId:
-    found = _stat(path)
-    return FileId(found.st_dev, found.st_ino)
+    return files.file_id(_stat(path))
 
 
 def _header(path: str, file: FileId, info: dict[str, Any]) -> ImageHeader:

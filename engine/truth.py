@@ -84,7 +84,11 @@ def _source(
             found = went_on(fold, row, images, run)
         if found is WentOn.BOTH:
             return BootSource(base.disk, f"{fold.top.path} and the base both changed")
-        if found in (WentOn.BASE_REPLACED, WentOn.OVERLAY_REPLACED):
+        if found in (
+            WentOn.BASE_REPLACED,
+            WentOn.OVERLAY_REPLACED,
+            WentOn.UNTOLD,
+        ):
             return BootSource(base.disk, f"{fold.target}: {found.value}")
         if found is not WentOn.OVERLAY:
             return base

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 PLAN_VERSION = 1
 
@@ -22,10 +22,18 @@ def plan_version(text: str) -> object:
 
 @dataclass(frozen=True, slots=True)
 class FileId:
-    """A file by device and inode, whatever it is called."""
+    """A file by device and inode, whatever it is called.
+
+    A block device has its own number, and the inode 0, which no file has.
+    """
 
     device: int
     inode: int
+
+    @property
+    def is_block_device(self) -> bool:
+        """Whether it is a block device: it cannot be renamed, and never grows."""
+        return self.inode == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,15 @@ class FileStamp:
 
     size: int
     mtime_ns: int
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it tells nothing of writes: it is that of a block device."""
+        return self == DEVICE_STAMP
+
+
+#: The stamp of every block device.
+DEVICE_STAMP: Final = FileStamp(0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def why_not_unwritten(
         return "it was written into"
     if not mine:
         return None
-    if stamp.size == 0:
+    if stamp.is_silent:
         return "a job was started, and the times of a device do not tell of writes"
     if any(start.boot_id != boot_id for start in mine):
         # QEMU flushes by fdatasync: what it wrote may have survived a power cut that

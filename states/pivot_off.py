@@ -91,6 +91,15 @@ def _overlay_went_on(ctx: Context, fold: FoldPlan) -> bool:
             " untouched.",
             "The guide's chapter on rescue by hand says how to compare them.",
         )
+    if found is WentOn.UNTOLD:
+        raise Stuck(
+            f"{fold.top.path} has its name back, or was changed since the decision, and"
+            f" {fold.base.path} is a block device, which does not tell whether it was"
+            " written into.",
+            f"Nobody can tell which one the guest of {fold.target} wrote last; both are"
+            " untouched.",
+            "The guide's chapter on rescue by hand says how to compare them.",
+        )
     return found is WentOn.OVERLAY
 
 

@@ -274,7 +274,7 @@ class Images(Protocol):
         """Device and inode behind a path (links followed); None when missing."""
 
     def stamp(self, path: str) -> FileStamp | None:
-        """Size and modification time; None when missing."""
+        """Size and modification time; `DEVICE_STAMP` for a device, None if missing."""
 
     def fence_name(self, path: str, run: str) -> str:
         """The name that an image gets when it is fenced, in its real directory."""
@@ -300,8 +300,11 @@ class Images(Protocol):
     async def sync(self, paths: Sequence[str]) -> None:
         """Fsync files, so that what anybody wrote into them survives a power cut."""
 
-    def free_bytes(self, path: str) -> tuple[int, int]:
-        """Free bytes of the file system that a file is on, and that device's number."""
+    async def free_bytes(self, path: str, format: str) -> tuple[int, int]:
+        """Bytes by which an image can grow, and the number of the device they are on.
+
+        Those of its file system, or of its block device behind the image's end.
+        """
 
     async def users(self, path: str) -> Sequence[ImageUser]:
         """Other processes that have this image, our own helpers included."""

@@ -16,6 +16,7 @@ class WentOn(Enum):
     BASE = "the base went on, as it should"
     OVERLAY = "the overlay went on: somebody cancelled"
     BOTH = "both changed: nobody can tell"
+    UNTOLD = "the base is a block device, which does not tell"
     BASE_MISSING = "the base is missing"
     BASE_REPLACED = "the base was replaced or cut"
     OVERLAY_REPLACED = "the overlay was replaced or cut"
@@ -28,6 +29,10 @@ def went_on(fold: FoldPlan, row: FoldRow, images: Images, run: str) -> WentOn:
     own name counts as having gone on even when it has not changed: somebody took the
     fence back by hand, and may boot from it any moment. Another file, or a shorter
     one than at the decision, is nobody's truth. Only reads.
+
+    A block device as base does not tell whether it went on. While the overlay is
+    fenced and unchanged it does not matter; else the guest may have written into
+    either, and copying one over the other could lose that.
     """
     fence = images.fence_name(fold.top.path, run)
     base = images.stamp(fold.base.path)
@@ -43,6 +48,8 @@ def went_on(fold: FoldPlan, row: FoldRow, images: Images, run: str) -> WentOn:
         return WentOn.BASE if base_changed else WentOn.NOTHING
     if not _is_whole(fold.top.file, row.top_stamp, top, images, path):
         return WentOn.BASE if base_changed else WentOn.OVERLAY_REPLACED
+    if base.is_silent and (top != row.top_stamp or fenced is None):
+        return WentOn.UNTOLD
     if top != row.top_stamp:
         return WentOn.BOTH if base_changed else WentOn.OVERLAY
     if base_changed:

@@ -79,7 +79,8 @@ async def _retire(ctx: Context, fold: FoldPlan) -> None:
 
         return forget
 
-    if name is not None:
+    # A block device is not ours, and its name is nobody's to change.
+    if name is not None and not fold.top.file.is_block_device:
         await _prove_useless(ctx, fold, name)
         if name != fence:
             await ctx.effects.perform(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from ...journal.model import FileId
+from .. import files
 
 
 class OpenFiles:
@@ -41,7 +42,7 @@ class OpenFiles:
             found = os.stat(path)
         except OSError:
             return None
-        file = FileId(found.st_dev, found.st_ino)
+        file = files.file_id(found)
         if self._open is not None and file not in self._open:
             return None
         return file
@@ -65,7 +66,7 @@ def _open_files(pid: int | None) -> frozenset[FileId] | None:
                 status = os.stat(f"{folder}/{name}")
             except FileNotFoundError:
                 continue
-            found.add(FileId(status.st_dev, status.st_ino))
+            found.add(files.file_id(status))
     except OSError:
         return None
     return frozenset(found)

@@ -15,7 +15,7 @@ from ...journal.errors import (
 )
 from ...journal.model import FileId, FoldPlan, Image, OverlayPlan
 from ...states.ports import Job, LiveChain, LiveImage
-from .. import helper_process
+from .. import files, helper_process
 from .files import OpenFiles
 from .graph import read_chains, read_images
 from .monitor import Monitor
@@ -300,7 +300,7 @@ def _identify(path: str) -> FileId:
         found = os.stat(path)
     except OSError as error:
         raise CommandFailed(f"cannot open {path}: {error.strerror}") from error
-    return FileId(found.st_dev, found.st_ino)
+    return files.file_id(found)
 
 
 def _sync(image: LiveImage) -> None:
@@ -311,7 +311,7 @@ def _sync(image: LiveImage) -> None:
         return
     try:
         found = os.fstat(handle)
-        if image.file == FileId(found.st_dev, found.st_ino):
+        if image.file == files.file_id(found):
             os.fsync(handle)
     except OSError as error:
         raise FlushFailed(image.filename, error.strerror or str(error)) from error

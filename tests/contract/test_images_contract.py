@@ -27,6 +27,7 @@ from backfold.engine.qemu_img import QemuImg, resolve_backing
 from backfold.journal.errors import CommandFailed, OutcomeUnknown
 from backfold.journal.model import FileId, FileStamp, Image, OverlayPlan
 from backfold.states.ports import Images
+from real.loops import loop_devices
 
 RUN = "0123456789ab"
 MIB = 1 << 20
@@ -624,8 +625,8 @@ class ImagesContract:
     def test_free_bytes(self, world: World, images: Images) -> None:
         base = world.base("base.qcow2")
 
-        free, device = images.free_bytes(base.path)
-        beside = images.free_bytes(f"{world.folder}/not-yet")
+        free, device = asyncio.run(images.free_bytes(base.path, base.format))
+        beside = asyncio.run(images.free_bytes(f"{world.folder}/not-yet", "qcow2"))
 
         assert free > 0
         assert device == beside[1] == base.file.device
@@ -675,6 +676,56 @@ class TestQemuImages(ImagesContract):
     @pytest.fixture
     def images(self) -> Images:
         return QemuImages()
+
+    def test_block_device_is_known_by_its_number(
+        self, world: World, images: Images, tmp_path: Path
+    ) -> None:
+        """Whatever its node is called; it cannot be renamed, and tells no times."""
+        with loop_devices(tmp_path, 4 * MIB, MIB) as (device, raw):
+            run("qemu-img", "create", "-q", "-f", "qcow2", device, "1M")
+            number = os.stat(device).st_rdev
+            node = str(tmp_path / "node")
+            os.mknod(node, 0o600 | stat.S_IFBLK, number)
+            for path in (device, node):
+                header = asyncio.run(images.header(path, "qcow2"))
+                assert header.file == images.identify(path) == FileId(number, 0)
+                assert header.file.is_block_device
+                stamp = images.stamp(path)
+                assert stamp is not None and stamp.is_silent
+                assert "not a regular file" in str(images.fence_obstacle(path, RUN))
+            overlay = self.overlay(
+                world, images, Image(device, "qcow2", header.file, MIB)
+            )
+            assert not overlay.file.is_block_device
+            folder = os.path.dirname(overlay.path)
+            found = asyncio.run(images.dependents(header.file, [folder, "/dev"]))
+            assert found == (overlay.path,)
+            asyncio.run(images.sync([device, raw]))
+
+            free, place = asyncio.run(images.free_bytes(device, "qcow2"))
+            assert place == number
+            end = 4 * MIB - free
+            assert 4 * CLUSTER <= end < 5 * CLUSTER
+            assert asyncio.run(images.free_bytes(raw, "raw"))[0] == 0
+            with qemu_io(node):
+                assert asyncio.run(images.users(device))
+                assert asyncio.run(images.free_bytes(device, "qcow2"))[0] == free
+            assert asyncio.run(images.users(device)) == ()
+
+    def test_device_that_is_mounted_is_in_use(
+        self, images: Images, tmp_path: Path
+    ) -> None:
+        with loop_devices(tmp_path, 4 * MIB) as (device,):
+            run("mkfs.ext4", "-q", device)
+            place = tmp_path / "place"
+            place.mkdir()
+            run("mount", device, str(place))
+            try:
+                (user,) = asyncio.run(images.users(device))
+            finally:
+                run("umount", str(place))
+            assert user.what == f"it is mounted on {place}"
+            assert asyncio.run(images.users(device)) == ()
 
     def test_corrupt_image_is_a_verdict(self, world: World, images: Images) -> None:
         base = world.base("base.qcow2")

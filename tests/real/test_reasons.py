@@ -348,8 +348,8 @@ def test_libvirt_can_be_overruled(tmp_path: Path) -> None:
 class FullDisk(QemuImages):
     """Images on a file system with hardly any room."""
 
-    def free_bytes(self, path: str) -> tuple[int, int]:
-        return 1 << 16, super().free_bytes(path)[1]
+    async def free_bytes(self, path: str, format: str) -> tuple[int, int]:
+        return 1 << 16, (await super().free_bytes(path, format))[1]
 
 
 def test_no_space(tmp_path: Path) -> None:

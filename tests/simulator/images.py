@@ -203,7 +203,7 @@ class SimImages:
             file.sync()
             self._life.at("sync one")
 
-    def free_bytes(self, path: str) -> tuple[int, int]:
+    async def free_bytes(self, path: str, format: str) -> tuple[int, int]:
         """Everything, or nothing while the storage is full."""
         return (0 if self._world.full else ROOM, self._world.files.device)
 

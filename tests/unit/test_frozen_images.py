@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from backfold.journal.model import FileId, FileStamp, FoldPlan, Image
+from backfold.journal.model import DEVICE_STAMP, FileId, FileStamp, FoldPlan, Image
 from backfold.journal.runs import TransitionRow
 from backfold.states.context import Context
 from backfold.states.frozen_images import (
@@ -116,7 +116,7 @@ def test_file_system_that_keeps_whole_seconds() -> None:
 
 def test_block_device() -> None:
     """Its stamp has no size, and no time that a write changes."""
-    device = FileStamp(0, STAMP.mtime_ns)
+    device = DEVICE_STAMP
 
     assert why(first=device, now=device) is None
     assert "device" in str(why(start(), first=device, now=device))

@@ -9,6 +9,7 @@ import pytest
 
 from backfold.engine.truth import ON_BASE, BootSource, boot_sources
 from backfold.journal.model import (
+    DEVICE_STAMP,
     Disk,
     Domain,
     FileId,
@@ -261,6 +262,27 @@ def test_an_image_that_was_replaced_or_cut_is_nobodys_truth(how: str) -> None:
 
     here.stamps["/i/base"] = LATER  # It went on; what became of the other is nothing.
     assert went(here) is WentOn.BASE
+
+
+def test_a_device_as_base_does_not_tell() -> None:
+    """The base is the truth while the overlay is fenced and unchanged, or gone."""
+    for here, outcome in (
+        (changed(True), WentOn.NOTHING),
+        (Files(base=BASE), WentOn.NOTHING),
+        (changed(True, "top"), WentOn.UNTOLD),
+        (changed(False), WentOn.UNTOLD),
+        (changed(False, "top"), WentOn.UNTOLD),
+    ):
+        here.stamps["/i/base"] = DEVICE_STAMP
+        row = deletion("pivot", "voted")
+        plan = row.plan
+        assert plan is not None
+        silent = replace(row.folds[0], base_stamp=DEVICE_STAMP)
+        row = replace(row, folds=(silent,))
+        images = cast(Images, here)
+
+        assert went_on(plan.folds[0], silent, images, RUN) is outcome
+        assert (source(row, here).doubt is None) == (outcome is WentOn.NOTHING)
 
 
 def test_an_image_that_is_gone_is_told_apart() -> None:
