@@ -34,6 +34,7 @@ from ..states.watch import Watch
 from . import recovery
 from .clock import SystemClock
 from .creation_run import locked_by, plan_creation, valid_name
+from .disks import attach, detach
 from .driver import Driver, World
 from .events import OnEvent, StateEvent
 from .guard import GuardProcess
@@ -163,6 +164,22 @@ class Engine:
             lambda db: catalog_rows.add_domain(db, domain, below, created)
         )
         return domain
+
+    async def attach_disk(self, domain: str, disk: Disk) -> Domain:
+        """Record a disk that the domain has got; the machine is not touched.
+
+        Earlier snapshots are without it. Raises `UsageError` for a target or an image
+        that is taken, `Refused` when a run is open or the image cannot be read.
+        """
+        return await attach(self._driver, domain, disk)
+
+    async def detach_disk(self, domain: str, target: str) -> Domain:
+        """Record that the domain has lost a disk; machine and images are not touched.
+
+        Snapshots keep what they have of it. Raises `UsageError` when the domain does
+        not have the disk, or only that one, `Refused` when a run is open, or `Busy`.
+        """
+        return await detach(self._driver, domain, target)
 
     async def create_snapshot(
         self,

@@ -137,6 +137,34 @@ def add_domain(
         )
 
 
+def attach_disk(
+    db: Database, name: str, disk: Disk, below: Sequence[tuple[str, str]]
+) -> None:
+    """Record a disk, the last of its domain. ``below`` as in `add_domain`."""
+    for path, format in [(disk.source, disk.format), *below]:
+        put_image(db, path, format, None)
+    db.execute(
+        "insert into disks (domain, target, source, position)"
+        " select ?, ?, ?, coalesce(max(position), -1) + 1 from disks where domain = ?",
+        (name, disk.target, disk.source, name),
+    )
+
+
+def detach_disk(db: Database, name: str, disk: Disk) -> None:
+    """Forget a disk; snapshots keep their entries of its target.
+
+    Compare-and-set. Its active image is not ours any more, whoever made it: it may
+    be the disk of another machine by now.
+    """
+    _changed_one(
+        db,
+        "delete from disks where domain = ? and target = ? and source = ?",
+        (name, disk.target, disk.source),
+    )
+    if is_ours(db, disk.source) and not users_of_image(db, disk.source):
+        forget_image(db, disk.source)
+
+
 def remove_domain(db: Database, name: str) -> None:
     """Forget a domain, its snapshots, and the images that nothing refers to.
 
@@ -182,7 +210,8 @@ def snapshot(db: Database, domain_name: str, name: str) -> Snapshot:
         "select d.target, d.frozen, i.format from snapshot_disks d"
         " join images i on i.path = d.frozen"
         " left join disks o on o.domain = d.domain and o.target = d.target"
-        " where d.domain = ? and d.snapshot = ? order by o.position, d.target",
+        " where d.domain = ? and d.snapshot = ?"
+        " order by o.position is null, o.position, d.target",
         (domain_name, name),
     ).fetchall()
     parent, created, status, reason, current, memory = row

@@ -131,6 +131,58 @@ def remove(
     return invocation.run(work)
 
 
+@app.command()
+def attach(
+    ctx: typer.Context,
+    name: Name,
+    disk: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET=PATH[,format=FMT]",
+            help="The new disk and its image, as in `domain add`.",
+        ),
+    ],
+) -> int:
+    """Record that a domain has got a disk. The machine itself is not touched.
+
+    Do it when the machine has the disk. Snapshots from now on include it.
+    """
+    invocation: Invocation = ctx.obj
+    wanted = values.disk(disk, "")
+
+    async def work(engine: Engine) -> int:
+        from ...journal.model import Disk
+
+        new = Disk(wanted.target, wanted.path, wanted.format or "qcow2")
+        try:
+            await engine.attach_disk(name, new)
+        except Refused as error:
+            raise _with_hints(error, [wanted], "") from error
+        return await _show(engine, invocation, name)
+
+    return invocation.run(work)
+
+
+@app.command()
+def detach(
+    ctx: typer.Context,
+    name: Name,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The disk.")],
+) -> int:
+    """Record that a domain has lost a disk. Machine and images are not touched.
+
+    Do it when the machine has let go of the disk. Snapshots keep what they have of
+    it; its image is not looked after any more.
+    """
+    invocation: Invocation = ctx.obj
+
+    async def work(engine: Engine) -> int:
+        await engine.detach_disk(name, target)
+        return await _show(engine, invocation, name)
+
+    return invocation.run(work)
+
+
 async def _show(engine: Engine, invocation: Invocation, name: str) -> int:
     domain = await engine.catalog.domain(name)
     disks = await engine.disks(name)
@@ -157,14 +209,16 @@ def _lines(
     return lines
 
 
-def _with_hints(error: Refused, wanted: Sequence[values.DiskOption]) -> Refused:
+def _with_hints(
+    error: Refused, wanted: Sequence[values.DiskOption], option: str = "--disk "
+) -> Refused:
     """The same refusal; a file that is no qcow2 gets the option that it may need."""
     defaulted = {disk.target: disk.path for disk in wanted if disk.format is None}
     return Refused(
         Reason(
             reason.code,
             f"{os.path.abspath(path)} is not a qcow2 image.",
-            f"If it is a raw image, say so: --disk {reason.disk}=PATH,format=raw.",
+            f"If it is a raw image, say so: {option}{reason.disk}=PATH,format=raw.",
             reason.disk,
         )
         if (path := defaulted.get(reason.disk or "")) and _is_not_qcow2(path)

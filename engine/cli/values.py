@@ -30,27 +30,30 @@ class DiskOption(NamedTuple):
     format: str | None
 
 
-def disk(text: str) -> DiskOption:
-    """``TARGET=PATH[,format=FMT]``; a comma in the path is doubled, as in QEMU."""
+def disk(text: str, option: str = "--disk ") -> DiskOption:
+    """``TARGET=PATH[,format=FMT]``; a comma in the path is doubled, as in QEMU.
+
+    ``option`` is what is written before it, for messages.
+    """
     target, sign, rest = _encodable(text).partition("=")
     first, *others = _split(rest)
     if not sign or not target or not first:
         raise UsageError(
             f"{text!r} does not say which image which disk has.",
-            remedy="Write --disk TARGET=PATH, as in vda=/srv/web.qcow2.",
+            remedy=f"Write {option}TARGET=PATH, as in vda=/srv/web.qcow2.",
         )
     format = None
-    for option in others:
-        key, _, value = option.partition("=")
+    for other in others:
+        key, _, value = other.partition("=")
         if key != "format" or format is not None:
             raise UsageError(
-                f"--disk {target}: {option!r} is not an option of a disk.",
+                f"{option}{target}: {other!r} is not an option of a disk.",
                 remedy="Only format=qcow2 or format=raw may follow the path, once."
                 " Double a comma that belongs to the path.",
             )
         if value not in _FORMATS:
             raise UsageError(
-                f"--disk {target}: the format {value!r} is not supported.",
+                f"{option}{target}: the format {value!r} is not supported.",
                 remedy=f"Use one of: {', '.join(_FORMATS)}.",
             )
         format = value

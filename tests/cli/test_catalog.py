@@ -124,7 +124,7 @@ def test_a_memory_file_is_shown_with_its_snapshot(web: Cli, inside: Inside) -> N
     memory = web.folder / "s1.mem"
     args = ["snapshot", "create", "web", "s1", "--memory", "s1.mem"]
     args += ["--exclude", "vda", "--exclude", "vdb"]
-    refused = web.json("error", *args, status=3)["error"]
+    refused = inside.json("error", *args, status=3)["error"]
     assert [reason["code"] for reason in refused["reasons"]] == ["memory_file"]
     memory.write_bytes(b"QEVM")
 
@@ -140,6 +140,32 @@ def test_a_memory_file_is_shown_with_its_snapshot(web: Cli, inside: Inside) -> N
     assert (first["memory"], second["memory"]) == (str(memory), None)
     assert shown[-1].split() == ["memory", str(memory)]
     assert [line.split()[-1] for line in listed] == ["MEMORY", str(memory), "-"]
+
+
+def test_disks_come_and_go(web: Cli, inside: Inside) -> None:
+    image = web.folder / "more,disks.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "1M")
+    raw = web.folder / "raw.img"
+    raw.write_bytes(bytes(1 << 20))
+    inside("snapshot", "create", "web", "s1")
+    typed = f"vdc={image}".replace(",", ",,")
+    added = inside.json("domain", "domain", "attach", "web", typed)
+    error = inside.json("error", "domain", "attach", "web", f"vdd={raw}", status=3)
+    lost = inside.json("domain", "domain", "detach", "web", "vda")
+
+    assert [disk["target"] for disk in added["disks"]] == ["vda", "vdb", "vdc"]
+    assert added["disks"][2]["chain"] == [str(image)]
+    assert "vdd=PATH,format=raw" in error["error"]["reasons"][0]["remedy"]
+    assert [disk["target"] for disk in lost["disks"]] == ["vdb", "vdc"]
+    shown = inside.json("snapshot", "snapshot", "show", "web", "s1")
+    assert [disk["target"] for disk in shown["disks"]] == ["vdb", "vda"]
+    assert "vda" in inside("snapshot", "show", "web", "s1").out
+    for order in (
+        ["attach", "web", typed],
+        ["attach", "web", "x"],
+        ["detach", "web", "vda"],
+    ):
+        inside.json("error", "domain", *order, status=2)
 
 
 def test_a_plan_says_what_happens_to_each_disk(web: Cli, inside: Inside) -> None:

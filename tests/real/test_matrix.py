@@ -331,7 +331,7 @@ def test_disk_attached_later(tmp_path: Path, gone: str) -> None:
             await scene.take("s1")
             await scene.write()
             scene.machine.quit()
-            scene.attach_disk("vdb")
+            await scene.attach_disk("vdb")
             await scene.boot()
             await scene.take("s2")
             await scene.write()
