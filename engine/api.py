@@ -13,6 +13,7 @@ from types import TracebackType
 
 from ..journal import catalog as catalog_rows
 from ..journal import runs
+from ..journal.adoptions import Adoption
 from ..journal.catalog import Catalog
 from ..journal.errors import (
     BackfoldError,
@@ -31,7 +32,7 @@ from ..states.identities import identify_again
 from ..states.outlook import Outlook
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
 from ..states.watch import Watch
-from . import recovery
+from . import adoption_run, recovery
 from .clock import SystemClock
 from .creation_run import locked_by, plan_creation, valid_name
 from .disks import attach, detach
@@ -223,6 +224,21 @@ class Engine:
                 remedy="Mend the cause and take it again.",
             )
         return await self.catalog.snapshot(domain, name)
+
+    async def plan_adoption(
+        self, domain: str, *, ignore_libvirt: bool = False
+    ) -> Adoption:
+        """What `adopt` would record; no lock, no write. Raises `Refused`."""
+        return await adoption_run.plan(self._driver, domain, insist=ignore_libvirt)
+
+    async def adopt(self, domain: str, *, ignore_libvirt: bool = False) -> Adoption:
+        """Make snapshots of a chain that nobody recorded, named after the overlays.
+
+        No image is touched. One transaction of the catalog, or none; with nothing to
+        adopt the answer has no snapshots. Raises `Refused`, `Busy`, and `UsageError`
+        when somebody else changed the catalog meanwhile.
+        """
+        return await adoption_run.adopt(self._driver, domain, insist=ignore_libvirt)
 
     async def disks(self, domain: str) -> tuple[DomainDisk, ...]:
         """What to boot a domain from now, with the chain below each disk."""

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from ... import __version__
 from ...journal.errors import BackfoldError, UsageError
 from . import (
+    adoption,
     deletions,
     domains,
     extras,
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for group in (domains.app, snapshots.app):
     app.add_typer(group)
+snapshots.app.command()(adoption.adopt)
 app.command()(plans.plan)
 app.command()(deletions.delete)
 app.command()(recovery.recover)

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .engine.api import Engine
     from .engine.events import Event, ProgressEvent, StateEvent
     from .engine.results import Creation, Deletion, DomainDisk, FoldResult
+    from .journal.adoptions import AdoptedImage, Adoption
     from .journal.errors import (
         AlreadyDecided,
         BackfoldError,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdoptedImage",
+    "Adoption",
     "AlreadyDecided",
     "BackfoldError",
     "Busy",
@@ -46,7 +49,13 @@ __all__ = [
     "UsageError",
 ]
 
-_MODULES = (".engine.api", ".engine.events", ".engine.results", ".journal.errors")
+_MODULES = (
+    ".engine.api",
+    ".engine.events",
+    ".engine.results",
+    ".journal.adoptions",
+    ".journal.errors",
+)
 
 
 def __getattr__(name: str) -> object:
