@@ -94,10 +94,11 @@ def images_are_supported(facts: Facts) -> Iterator[Reason]:
                     disk.target,
                 )
             if image.bitmaps:
+                names = ", ".join(bitmap.name for bitmap in image.bitmaps)
                 yield Reason(
                     "dirty_bitmaps",
-                    f"{image.path} holds persistent dirty bitmaps"
-                    f" ({', '.join(image.bitmaps)}), which would not be carried over.",
+                    f"{image.path} holds persistent dirty bitmaps ({names}), which"
+                    " would not be carried over.",
                     "Remove them with `qemu-img bitmap --remove`; the next backup must"
                     " then be a full one.",
                     disk.target,

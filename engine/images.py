@@ -105,6 +105,24 @@ class QemuImages:
         if (made.backing, made.backing_format, made.virtual_size) != wanted:
             raise CommandFailed(f"the header of the new {plan.overlay!r} is wrong")
 
+    async def continue_bitmaps(self, plan: OverlayPlan) -> None:
+        """Let bitmaps that are recording go on in an overlay that nobody has open.
+
+        Killed in here, the overlay has some of them; it holds no data either way.
+        """
+        frozen = plan.frozen
+        below = (await self.header(frozen.path, frozen.format)).bitmaps
+        going_on = [one for one in below if one.recording and not one.inconsistent]
+        if not going_on:
+            return
+        present = (await self.header(plan.overlay, "qcow2")).bitmaps
+        for bitmap in going_on:
+            if bitmap.name not in {one.name for one in present}:
+                await self._qemu_img.continue_bitmap(
+                    plan.overlay, bitmap, frozen.path, frozen.format
+                )
+        await self.sync([plan.overlay])
+
     async def relink(self, image: Image, backing: str, backing_format: str) -> None:
         """Change the link in an image's header while nobody has it open, durably.
 

@@ -11,13 +11,13 @@ import asyncio
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ..journal.errors import CommandFailed, OutcomeUnknown
 from ..journal.model import FileId
-from ..states.ports import Extent, ImageHeader
+from ..states.ports import Bitmap, Extent, ImageHeader
 from . import files
 
 FORMATS: Final = ("qcow2", "raw")
@@ -162,6 +162,28 @@ class QemuImg:
         )
         if answer.status != 0:
             raise _failed("rebase", path, answer)
+
+    async def continue_bitmap(
+        self, path: str, bitmap: Bitmap, below: str, below_format: str
+    ) -> None:
+        """Make a bitmap in an overlay that has all that the one below has noted.
+
+        qemu-img takes the locks itself. Killed in here, there is none, an empty one
+        that is marked as unusable, or the whole.
+
+        Raises:
+            CommandFailed: when it was refused, or somebody uses an image.
+            OutcomeUnknown: when qemu-img had to be killed.
+        """
+        name = await asyncio.to_thread(_options, path, "qcow2")
+        source = await asyncio.to_thread(_options, below, below_format)
+        answer = await self.run(
+            *("bitmap", "--add", "--merge", bitmap.name, "-b", source),
+            *("-g", str(bitmap.granularity), name, bitmap.name),
+            changes=True,
+        )
+        if answer.status != 0:
+            raise _failed("bitmap", path, answer)
 
     async def run(
         self,
@@ -333,9 +355,21 @@ def _header(path: str, file: FileId, info: dict[str, Any]) -> ImageHeader:
         backing_path=None if backing is None else resolve_backing(path, backing),
         corrupt=bool(specific.get("corrupt", False)),
         internal_snapshots=tuple(item["name"] for item in info.get("snapshots", ())),
-        bitmaps=tuple(item["name"] for item in specific.get("bitmaps", ())),
+        bitmaps=tuple(_bitmap(item) for item in specific.get("bitmaps", ())),
+        keeps_bitmaps=info["format"] == "qcow2" and specific.get("compat") != "0.10",
         data_file=specific.get("data-file"),
         encrypted=bool(info.get("encrypted", False)),
+    )
+
+
+def _bitmap(item: Mapping[str, Any]) -> Bitmap:
+    """A bitmap that is marked as in use is lost, or a living QEMU has it."""
+    flags = item["flags"]
+    return Bitmap(
+        name=item["name"],
+        granularity=int(item["granularity"]),
+        recording="auto" in flags and "in-use" not in flags,
+        inconsistent="in-use" in flags,
     )
 
 

@@ -21,14 +21,15 @@ CREATION: Final = Declaration(
         State(
             "planned",
             "Makes the new overlays, with owner, group, mode and link style of the"
-            " images below, and syncs them and their directories.",
+            " images below, and syncs them and their directories. With the domain off,"
+            " dirty bitmaps that are recording go on in them.",
             killed="Overlays that nothing uses yet.",
             recovers="Removes the overlays: the guest has not seen them.",
             steps=(
                 Step(
                     "make_overlays",
-                    "runs `qemu-img create` for each disk, then syncs file and"
-                    " directory",
+                    "runs `qemu-img create` for each disk, and `qemu-img bitmap` when"
+                    " the domain is off, then syncs file and directory",
                     "empty files of the names in the plan",
                     Recovery.REPEAT,
                     undone_by="remove_overlays",
@@ -38,7 +39,8 @@ CREATION: Final = Declaration(
         ),
         State(
             "overlays_made",
-            "Switches every disk to its overlay at one instant.",
+            "Switches every disk to its overlay at one instant; bitmaps that are"
+            " recording go on in the overlay with all that they have noted.",
             killed="All disks are switched or none: QEMU does it in one transaction.",
             recovers="The graph of a living QEMU decides; disks of which some are"
             " switched and some are not are reported and left alone. With QEMU gone,"

@@ -84,6 +84,42 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Bitmap:
+    """A dirty bitmap of an image: which blocks were written since it was made.
+
+    ``granularity`` and ``dirty`` are in bytes; ``dirty`` is known of a living QEMU
+    only. ``recording`` says whether writes are noted, on a read-only image whether
+    they would be. An ``inconsistent`` one cannot be used any more: a QEMU that had
+    it was killed. A ``busy`` one is in use by a backup.
+    """
+
+    name: str
+    granularity: int
+    recording: bool
+    persistent: bool = True
+    inconsistent: bool = False
+    busy: bool = False
+    dirty: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MergedBitmap:
+    """What a bitmap of an image is to be: all that ``parts`` note, and what it had.
+
+    ``parts`` are bitmaps by image and name. With ``anew`` it forgets first what it
+    had, so that the same order given twice leads to the same bitmap.
+    """
+
+    image: LiveImage
+    name: str
+    granularity: int
+    recording: bool
+    persistent: bool
+    parts: tuple[tuple[LiveImage, str], ...] = ()
+    anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class HelperRecord:
     """What the journal keeps of a helper: enough to know it again after a reboot."""
 
@@ -144,6 +180,19 @@ class Session(Protocol):
     async def flush(self, image: LiveImage) -> None:
         """Make durable what QEMU has written into an image."""
 
+    async def bitmaps(self, image: LiveImage) -> tuple[Bitmap, ...]:
+        """The dirty bitmaps of an image of the graph; those without a name left out."""
+
+    async def merge_bitmaps(self, wanted: Sequence[MergedBitmap]) -> None:
+        """Make these bitmaps, or change them: all or none. Safe to repeat.
+
+        Persistent ones are stored when an image that is open for writing is closed
+        or reopened read-only.
+        """
+
+    async def remove_bitmaps(self, image: LiveImage, names: Sequence[str]) -> None:
+        """Remove bitmaps of an image; one that is not there is no error."""
+
     async def complete(self, job: str) -> None:
         """Vote: ask a READY job to end. It then goes to PENDING."""
 
@@ -171,7 +220,11 @@ class Session(Protocol):
     async def switch_to_overlays(
         self, overlays: Sequence[tuple[OverlayPlan, LiveImage]]
     ) -> None:
-        """Put an overlay on each active image, in one transaction."""
+        """Put an overlay on each active image, in one transaction.
+
+        Bitmaps that are recording go on in the overlay under their names, with all
+        that they have noted: an incremental backup needs the active image only.
+        """
 
     async def wait(self, seconds: float) -> None:
         """Return at the next event of QEMU, or after that time."""
@@ -210,7 +263,10 @@ class Hypervisor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What the header of one image says (`qemu-img info` of that image alone)."""
+    """What the header of one image says (`qemu-img info` of that image alone).
+
+    ``keeps_bitmaps`` says whether its format can hold persistent bitmaps.
+    """
 
     path: str
     format: str
@@ -221,7 +277,8 @@ class ImageHeader:
     backing_path: str | None
     corrupt: bool = False
     internal_snapshots: tuple[str, ...] = ()
-    bitmaps: tuple[str, ...] = ()
+    bitmaps: tuple[Bitmap, ...] = ()
+    keeps_bitmaps: bool = False
     data_file: str | None = None
     encrypted: bool = False
 
@@ -263,6 +320,13 @@ class Images(Protocol):
 
     async def create_overlay(self, plan: OverlayPlan) -> None:
         """Make an empty overlay like the image below, durable with its directory."""
+
+    async def continue_bitmaps(self, plan: OverlayPlan) -> None:
+        """Let bitmaps that are recording go on in an overlay that nobody has open.
+
+        As `Session.switch_to_overlays` does in a living QEMU. Durable, and safe to
+        repeat.
+        """
 
     async def relink(self, image: Image, backing: str, backing_format: str) -> None:
         """Change the link in an image's header while nobody has it open, durably."""

@@ -70,6 +70,8 @@ async def planned(ctx: CreationContext) -> Move:
     async def make() -> None:
         for overlay in ctx.plan.overlays:
             await ctx.images.create_overlay(overlay)
+            if ctx.plan.power == "off":
+                await ctx.images.continue_bitmaps(overlay)
 
     try:
         await ctx.effects.perform("make_overlays", make)

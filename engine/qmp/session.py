@@ -14,8 +14,9 @@ from ...journal.errors import (
     OutcomeUnknown,
 )
 from ...journal.model import FileId, FoldPlan, Image, OverlayPlan
-from ...states.ports import Job, LiveChain, LiveImage
+from ...states.ports import Bitmap, Job, LiveChain, LiveImage, MergedBitmap
 from .. import files, helper_process
+from .bitmaps import going_on, merging, read_bitmaps
 from .files import OpenFiles
 from .graph import read_chains, read_images
 from .monitor import Monitor
@@ -143,6 +144,33 @@ class QmpSession:
         await self._human_io(image.node, "flush")
         await self._reopen(image.node, mode)
 
+    async def bitmaps(self, image: LiveImage) -> tuple[Bitmap, ...]:
+        """The dirty bitmaps of an image of the graph; those without a name left out."""
+        return read_bitmaps(await self._node(image.node))
+
+    async def merge_bitmaps(self, wanted: Sequence[MergedBitmap]) -> None:
+        """Make these bitmaps, or change them, in one transaction. Safe to repeat."""
+        nodes = await self._nodes()
+        actions = [
+            action
+            for one in wanted
+            for action in merging(one, read_bitmaps(nodes.get(one.image.node, {})))
+        ]
+        if actions:
+            await self._transaction(actions)
+
+    async def remove_bitmaps(self, image: LiveImage, names: Sequence[str]) -> None:
+        """Remove bitmaps of an image; one that is not there is no error."""
+        present = {bitmap.name for bitmap in await self.bitmaps(image)}
+        for name in names:
+            if name in present:
+                await self._monitor.execute(
+                    "block-dirty-bitmap-remove",
+                    within=DISK_SECONDS,
+                    node=image.node,
+                    name=name,
+                )
+
     async def complete(self, job: str) -> None:
         """Vote: ask a READY job to end. It then goes to PENDING."""
         await self._monitor.execute("job-complete", id=job)
@@ -200,21 +228,25 @@ class QmpSession:
     async def switch_to_overlays(
         self, overlays: Sequence[tuple[OverlayPlan, LiveImage]]
     ) -> None:
-        """Put an overlay on each active image, in one transaction."""
-        actions = [
-            {
-                "type": "blockdev-snapshot-sync",
-                "data": {
-                    "node-name": active.node,
-                    "snapshot-file": plan.overlay,
-                    "snapshot-node-name": node_name(_identify(plan.overlay)),
-                    "format": "qcow2",
-                    "mode": "existing",
-                },
+        """Put an overlay on each active image, in one transaction.
+
+        Bitmaps that are recording go on in the overlay, in that same transaction.
+        """
+        nodes = await self._nodes()
+        actions: list[dict[str, Any]] = []
+        for plan, active in overlays:
+            overlay = node_name(_identify(plan.overlay))
+            snapshot = {
+                "node-name": active.node,
+                "snapshot-file": plan.overlay,
+                "snapshot-node-name": overlay,
+                "format": "qcow2",
+                "mode": "existing",
             }
-            for plan, active in overlays
-        ]
-        await self._monitor.execute("transaction", within=DISK_SECONDS, actions=actions)
+            actions.append({"type": "blockdev-snapshot-sync", "data": snapshot})
+            present = read_bitmaps(nodes.get(active.node, {}))
+            actions += going_on(active.node, overlay, present)
+        await self._transaction(actions)
 
     async def wait(self, seconds: float) -> None:
         """Return at the next event of QEMU, or after that time."""
@@ -249,11 +281,17 @@ class QmpSession:
         nodes = await self._monitor.execute("query-named-block-nodes", flat=True)
         return {node["node-name"]: node for node in nodes}
 
-    async def _is_read_only(self, node: str) -> bool:
+    async def _node(self, node: str) -> Mapping[str, Any]:
         nodes = await self._nodes()
         if node not in nodes:
             raise CommandFailed(f"QEMU has no node {node}")
-        return bool(nodes[node]["ro"])
+        return nodes[node]
+
+    async def _is_read_only(self, node: str) -> bool:
+        return bool((await self._node(node))["ro"])
+
+    async def _transaction(self, actions: Sequence[Mapping[str, Any]]) -> None:
+        await self._monitor.execute("transaction", within=DISK_SECONDS, actions=actions)
 
     async def _reopen(self, node: str, mode: str) -> None:
         # blockdev-reopen refuses nodes that QEMU opened by itself.

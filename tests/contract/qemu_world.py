@@ -73,6 +73,15 @@ class QemuWorld:
         command = f"write -q -P {pattern} {block * BLOCK} {blocks * BLOCK}"
         run("qemu-io", "-f", image.format, "-c", command, image.path)
 
+    def write_block(self, image: Image, block: int) -> None:
+        """One block, written while nobody else has the image."""
+        self.write(image, 99, block, 1)
+
+    def add_bitmap(self, image: Image, name: str, *, recording: bool = True) -> None:
+        """A persistent bitmap that has noted nothing yet."""
+        mode = () if recording else ("--disable",)
+        run("qemu-img", "bitmap", "--add", *mode, image.path, name)
+
     def content(self, image: Image) -> bytes:
         """What a guest would see in this image, read with nobody else around."""
         raw = self.folder / "content.raw"

@@ -26,7 +26,7 @@ from backfold.engine.images import QemuImages
 from backfold.engine.qemu_img import QemuImg, resolve_backing
 from backfold.journal.errors import CommandFailed, OutcomeUnknown
 from backfold.journal.model import FileId, FileStamp, Image, OverlayPlan
-from backfold.states.ports import Images
+from backfold.states.ports import Bitmap, Images
 from real.loops import loop_devices
 
 RUN = "0123456789ab"
@@ -111,7 +111,9 @@ class ImagesContract:
         assert (header.backing, header.backing_format) == (None, None)
         assert header.backing_path is None
         assert not header.corrupt and not header.encrypted
-        assert header.internal_snapshots == header.bitmaps == ()
+        assert header.internal_snapshots == ()
+        assert header.bitmaps == ()
+        assert header.keeps_bitmaps
         assert header.data_file is None
 
     def test_format_is_never_probed(self, world: World, images: Images) -> None:
@@ -760,7 +762,7 @@ class TestQemuImages(ImagesContract):
 
         header = asyncio.run(images.header(base.path, "qcow2"))
 
-        assert header.bitmaps == ("backup",)
+        assert header.bitmaps == (Bitmap("backup", 64 << 10, True),)
         assert header.internal_snapshots == ("inside",)
         assert header.corrupt
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .bitmaps import Dirts
 
 CLUSTER: Final = 64 << 10
 #: A raw image counts as long as its disk; a qcow2 image begins with its tables.
@@ -40,6 +43,8 @@ class File:
     safe_header: Header | None = None
     safe_clusters: dict[int, int] = field(default_factory=dict)
     safe_mtime: int = 0
+    #: As the file shows them; a power cut takes nothing of them.
+    bitmaps: Dirts = field(default_factory=dict)
 
     def copy(self) -> File:
         """A copy that shares nothing that can change."""
@@ -47,6 +52,7 @@ class File:
             self,
             clusters=self.clusters.copy(),
             safe_clusters=self.safe_clusters.copy(),
+            bitmaps={name: dirt.copy() for name, dirt in self.bitmaps.items()},
         )
 
     @property

@@ -7,8 +7,16 @@ from typing import TypeVar
 
 from backfold.journal.errors import CommandFailed, Disconnected, MonitorBusy
 from backfold.journal.model import FoldPlan, Image, OverlayPlan
-from backfold.states.ports import HelperRecord, Job, LiveChain, LiveImage
+from backfold.states.ports import (
+    Bitmap,
+    HelperRecord,
+    Job,
+    LiveChain,
+    LiveImage,
+    MergedBitmap,
+)
 
+from .bitmaps import Dirt
 from .files import File
 from .life import Life
 from .qemu import Crash, No, Node, Qemu, Task
@@ -179,7 +187,7 @@ class SimSession:
             other = self._world.locks(node.inode, self._qemu, writable)
             if other is not None:
                 raise No(f"{node.filename} is locked by pid {other.pid}")
-            node.read_only = not writable
+            self._qemu.set_read_only(self._world.files, node, not writable)
 
         self._do("set_writable", reopen)
 
@@ -194,6 +202,36 @@ class SimSession:
             self._world.files.inodes[node.inode].sync()
 
         self._do("flush", flush)
+
+    async def bitmaps(self, image: LiveImage) -> tuple[Bitmap, ...]:
+        """The dirty bitmaps of an image."""
+
+        def look() -> tuple[Bitmap, ...]:
+            found = self._node(image).bitmaps
+            return tuple(dirt.shown(name) for name, dirt in found.items())
+
+        return self._ask("bitmaps", look)
+
+    async def merge_bitmaps(self, wanted: Sequence[MergedBitmap]) -> None:
+        """All or none: what is refused is found before anything is changed."""
+
+        def merge() -> None:
+            made: dict[tuple[str, str], Dirt] = {}
+            for one in wanted:
+                self._merge(one, made)
+            for (node, name), dirt in made.items():
+                self._qemu.nodes[node].bitmaps[name] = dirt
+
+        self._do("merge_bitmaps", merge)
+
+    async def remove_bitmaps(self, image: LiveImage, names: Sequence[str]) -> None:
+        """One that is not there is no error."""
+
+        def remove() -> None:
+            for name in names:
+                self._node(image).bitmaps.pop(name, None)
+
+        self._do("remove_bitmaps", remove)
 
     async def complete(self, job: str) -> None:
         """Vote."""
@@ -267,11 +305,16 @@ class SimSession:
                     old.name,
                     False,
                 )
-                self._qemu.nodes[node.name] = node
+                self._qemu.open(self._world.files, node)
+                node.bitmaps = {
+                    name: dirt.copy()
+                    for name, dirt in old.bitmaps.items()
+                    if dirt.recording and not dirt.inconsistent
+                }
                 for device, root in self._qemu.devices.items():
                     if root == old.name:
                         self._qemu.devices[device] = node.name
-                old.read_only = True
+                self._qemu.set_read_only(self._world.files, old, True)
 
         self._do("switch_to_overlays", switch)
 
@@ -384,15 +427,36 @@ class SimSession:
         if self._world.locks(image.file.inode, self._qemu, writable):
             raise No(f"{image.path} is locked by another process")
         if node is not None:
-            node.read_only = node.read_only and not writable
+            if writable:
+                self._qemu.set_read_only(self._world.files, node, False)
             return name
         file: File = self._world.files.inodes[image.file.inode]
         if file.header is None:
             raise No(f"{image.path} is no image")
-        self._qemu.nodes[name] = Node(
-            name, image.path, file.inode, image.format, below, not writable
-        )
+        node = Node(name, image.path, file.inode, image.format, below, not writable)
+        self._qemu.open(self._world.files, node)
         return name
+
+    def _merge(self, one: MergedBitmap, made: dict[tuple[str, str], Dirt]) -> None:
+        node = self._node(one.image)
+        key = (node.name, one.name)
+        found = made.get(key) or node.bitmaps.get(one.name)
+        dirt = found.copy() if found else Dirt(False, one.persistent)
+        dirt.granularity = dirt.granularity if found else one.granularity
+        if found and node.read_only and found.persistent and (one.parts or one.anew):
+            raise No(f"Bitmap {one.name!r} is readonly and cannot be modified")
+        if one.anew:
+            dirt.clusters.clear()
+        for image, name in one.parts:
+            other = self._node(image)
+            part = made.get((other.name, name)) or other.bitmaps.get(name)
+            if part is None:
+                raise No(f"Dirty bitmap {name!r} not found")
+            if part.inconsistent or dirt.inconsistent:
+                raise No(f"Bitmap {name!r} is inconsistent and cannot be used")
+            dirt.clusters |= part.clusters
+        dirt.recording = one.recording
+        made[key] = dirt
 
     def _helper_only(self, what: str) -> None:
         if not self._qemu.is_helper:

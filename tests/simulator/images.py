@@ -48,6 +48,8 @@ class SimImages:
             backing_path=self._world.backing_path(path, file.header)
             if backing
             else None,
+            bitmaps=tuple(dirt.shown(name) for name, dirt in file.bitmaps.items()),
+            keeps_bitmaps=file.format == "qcow2",
         )
 
     async def extents(self, path: str, format: str) -> Sequence[Extent]:
@@ -100,6 +102,14 @@ class SimImages:
         file.sync()
         files.sync_names()
         self._life.at("create_overlay done")
+
+    async def continue_bitmaps(self, plan: OverlayPlan) -> None:
+        """As `qemu-img bitmap` does, in one moment."""
+        below, file = self._image(plan.frozen.path), self._image(plan.overlay)
+        for name, dirt in below.bitmaps.items():
+            if dirt.recording and not dirt.inconsistent and name not in file.bitmaps:
+                self._life.at("continue_bitmaps")
+                file.bitmaps[name] = dirt.copy()
 
     async def relink(self, image: Image, backing: str, backing_format: str) -> None:
         """As `qemu-img rebase -u` and fsync."""

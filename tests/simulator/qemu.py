@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from .bitmaps import Dirts, copied, mark_in_use, opened, store
 from .files import Files
 
 #: Clusters that a job copies at a time.
@@ -42,6 +43,7 @@ class Node:
     below: str | None
     read_only: bool
     memory: dict[int, int] = field(default_factory=dict)
+    bitmaps: Dirts = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -113,7 +115,7 @@ class Qemu:
         other = Qemu(self.pid, self.started, self.boot_id, self.monitor, self.is_helper)
         other.run_state = self.run_state
         other.nodes = {
-            name: replace(node, memory=node.memory.copy())
+            name: replace(node, memory=node.memory.copy(), bitmaps=copied(node.bitmaps))
             for name, node in self.nodes.items()
         }
         other.devices = self.devices.copy()
@@ -127,6 +129,25 @@ class Qemu:
     def process(self) -> str:
         """Boot, pid and start time: no other process has all three."""
         return f"{self.boot_id}:{self.pid}@{self.started}"
+
+    def open(self, files: Files, node: Node) -> None:
+        """Open an image that is not open yet."""
+        self.nodes[node.name] = node
+        file = files.inodes[node.inode]
+        node.bitmaps = opened(file)
+        if not node.read_only:
+            mark_in_use(file)
+
+    def set_read_only(self, files: Files, node: Node, value: bool) -> None:
+        """Reopen an image; its bitmaps are stored, or marked as in use."""
+        if node.read_only == value:
+            return
+        node.read_only = value
+        file = files.inodes[node.inode]
+        if value:
+            store(file, node.bitmaps)
+        else:
+            mark_in_use(file)
 
     def chain(self, name: str | None) -> Iterator[Node]:
         """A node and those below it."""
@@ -197,7 +218,7 @@ class Qemu:
             raise No(f"block-commit: Node '{task.top}' is busy")
         task.todo = self._held(files, task)
         task.base_was_read_only = self.nodes[task.base].read_only
-        self.nodes[task.base].read_only = False
+        self.set_read_only(files, self.nodes[task.base], False)
         self.tasks[task.id] = task
 
     def work(self, files: Files, now: int, full: bool, broken: bool) -> None:
@@ -209,7 +230,7 @@ class Qemu:
             if task.status == "concluded" and not task.is_active and not task.error:
                 if task.base_was_read_only and not self.nodes[task.base].read_only:
                     self.flush(files, task.base, now)
-                    self.nodes[task.base].read_only = True
+                    self.set_read_only(files, self.nodes[task.base], True)
             if task.status not in ("running", "ready") or task.stuck:
                 continue
             if task.todo and (full or broken):
@@ -292,6 +313,7 @@ class Qemu:
             raise No(f"Node {name} is in use")
         if not self.nodes[name].read_only:
             self.flush(files, name, now)
+            self.set_read_only(files, self.nodes[name], True)
         del self.nodes[name]
 
     def _task(self, job: str) -> Task:
@@ -320,6 +342,9 @@ class Qemu:
         node = self.nodes[name]
         file = files.inodes[node.inode]
         file.mtime = now
+        for dirt in node.bitmaps.values():
+            if dirt.recording and not dirt.inconsistent:
+                dirt.clusters.add(cluster)
         if cluster in file.clusters or file.format == "raw":
             file.clusters[cluster] = value
         else:

@@ -12,8 +12,10 @@ import pytest
 from backfold.journal.model import FileId, FileStamp, Image, OverlayPlan
 from backfold.states.ports import HelperRecord, Hypervisor, Images, Session
 from contract.qemu_world import BLOCK, SIZE, QemuWorld
+from contract.test_bitmaps_contract import BitmapsContract
 from contract.test_hypervisor_contract import HypervisorContract
 from contract.test_images_contract import ImagesContract
+from simulator.bitmaps import Dirt
 from simulator.files import CLUSTER, Header
 from simulator.hypervisor import SimHypervisor, SimSession
 from simulator.images import SimImages
@@ -48,6 +50,19 @@ class ContractWorld:
                 file.clusters[block] = 10 + depth
             images.append(image)
         return images[::-1]
+
+    def write_block(self, image: Image, block: int) -> None:
+        file = self._world.files.file(image.path)
+        assert file is not None
+        file.clusters[block] = 99
+        for dirt in file.bitmaps.values():
+            if dirt.recording:
+                dirt.clusters.add(block)
+
+    def add_bitmap(self, image: Image, name: str, *, recording: bool = True) -> None:
+        file = self._world.files.file(image.path)
+        assert file is not None
+        file.bitmaps[name] = Dirt(recording)
 
     def content(self, image: Image) -> bytes:
         found = self._world.content(image.path, SIZE // BLOCK)
@@ -135,6 +150,18 @@ class TestSimHypervisor(HypervisorContract):
     @pytest.fixture
     def world(self, tmp_path: Path) -> Iterator[QemuWorld]:
         yield cast(QemuWorld, ContractWorld(tmp_path))
+
+
+class TestSimBitmaps(BitmapsContract):
+    """All of it."""
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> Iterator[QemuWorld]:
+        yield cast(QemuWorld, ContractWorld(tmp_path))
+
+    @pytest.fixture
+    def images(self, world: QemuWorld) -> Images:
+        return cast(ContractWorld, world).images()
 
 
 class TestSimImages(ImagesContract):

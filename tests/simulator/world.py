@@ -123,6 +123,8 @@ class World:
     def quit(self, qemu: Qemu) -> None:
         """A clean exit: everything is flushed, every job is cancelled."""
         qemu.flush_all(self.files, self.now)
+        for node in qemu.nodes.values():
+            qemu.set_read_only(self.files, node, True)
         self.kill(qemu)
 
     def power_cut(self, keep: random.Random | None) -> None:
@@ -166,7 +168,8 @@ class World:
             if below is None:
                 return None
         name = f"n{file.inode}"
-        qemu.nodes[name] = Node(name, path, file.inode, format, below, not writable)
+        node = Node(name, path, file.inode, format, below, not writable)
+        qemu.open(self.files, node)
         return name
 
     def locks(self, inode: int, but: Qemu | None, writable: bool) -> Qemu | None:
