@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..journal.errors import Reason
-from .facts import DiskFacts, Facts
+from .facts import DiskFacts, Facts, is_unsupported
 from .sizes import fold_sizes
 
 #: Run states in which QEMU holds its image locks. In a migration it holds none.
@@ -103,8 +103,14 @@ def images_are_supported(facts: Facts) -> Iterator[Reason]:
                     " then be a full one.",
                     disk.target,
                 )
-            if image.data_file is not None or image.encrypted:
-                what = "is encrypted" if image.encrypted else "has a data file"
+        for image in disk.opened:
+            if is_unsupported(image):
+                what = (
+                    "is encrypted"
+                    if image.encrypted
+                    else f"has the data file {image.data_file!r}, which is no other"
+                    " file of the same owner beside it, named by an absolute path"
+                )
                 yield Reason(
                     "unsupported_image",
                     f"{image.path} {what}.",
@@ -134,8 +140,8 @@ def chain_is_as_recorded(facts: Facts) -> Iterator[Reason]:
             message = f"The catalog does not know {disk.top.path} above {disk.frozen}."
         elif facts.is_alive and disk.live is None:
             message = f"QEMU has {disk.chain.images[0].path} on none of its devices."
-        elif disk.live is not None and [i.file for i in disk.live.images] != [
-            i.file for i in disk.chain.images
+        elif disk.live is not None and [(i.file, i.data) for i in disk.live.images] != [
+            (i.file, i.data and i.data.file) for i in disk.chain.images
         ]:
             names = " → ".join(i.filename for i in disk.live.images)
             message = f"QEMU has {disk.target} on another chain: {names}."
@@ -262,7 +268,8 @@ def not_managed_by_libvirt(facts: Facts) -> Iterator[Reason]:
         return
     for disk in facts.disks:
         for image in disk.chain.images:
-            if (name := facts.managed.get(image.file)) is not None:
+            beside = image.data and facts.managed.get(image.data.file)
+            if name := facts.managed.get(image.file) or beside:
                 yield Reason(
                     "managed_by_libvirt",
                     f"{image.path} belongs to libvirt's {name}.",
@@ -293,6 +300,7 @@ _REMEDY: Final = {
     "missing_image": "Bring the image back to that path.",
     "corrupt_image": "Restore it from a backup, or try `qemu-img check -r all` on a"
     " copy.",
-    "unsupported_image": "This version folds plain qcow2 and raw images, whose backing"
-    " images are named by path and format (`qemu-img rebase -u -F FORMAT`).",
+    "unsupported_image": "Name backing images by path and format (`qemu-img rebase -u"
+    " -F FORMAT`), and data files beside their images by an absolute path (`qemu-img"
+    " amend -o data_file=PATH`).",
 }

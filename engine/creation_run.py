@@ -225,7 +225,7 @@ async def _plan_disk(
     link = disk.source
     if header.backing is not None and not header.backing.startswith("/"):
         link = os.path.relpath(disk.source, os.path.dirname(overlay))
-    image = Image(disk.source, disk.format, file, header.virtual_size)
+    image = Image(disk.source, disk.format, file, header.virtual_size, header.data)
     return OverlayPlan(disk.target, image, overlay, link, stamp)
 
 

@@ -24,6 +24,7 @@ from ..states.ports import (
     LiveChain,
     Session,
 )
+from ..states.stamps import stamp_of
 
 #: A chain that is longer than this is taken for a mistake, or an attack.
 DEPTH_LIMIT: Final = 256
@@ -88,6 +89,12 @@ class DiskFacts:
         """The image right above the frozen one."""
         assert self.depth is not None
         return self.chain.images[self.depth - 1]
+
+    @property
+    def opened(self) -> tuple[ImageHeader, ...]:
+        """The images that a QEMU opens for the fold, down to the last one."""
+        assert self.depth is not None
+        return self.chain.images[max(0, self.depth - 2) :]
 
     @property
     def above(self) -> ImageHeader | None:
@@ -252,7 +259,7 @@ class Reader:
         )
         if chain.broken is not None or not facts.has_fold:
             return facts
-        if any(i.data_file or i.encrypted for i in (facts.top, facts.base)):
+        if any(is_unsupported(image) for image in facts.opened):
             return facts  # Refused for that, and never opened.
         try:
             return await self._measured(run, facts, alive=bool(live))
@@ -273,17 +280,23 @@ class Reader:
                 for path in based
                 if above is None or self.images.identify(path) != above.file
             ]
+            if image.data is not None:
+                shared = await self.images.dependents(image.data.file, folders)
+                strangers += [
+                    path for path in shared if self.images.identify(path) != image.file
+                ]
             strangers_by_image.append((image.path, tuple(strangers)))
         users: list[tuple[str, ImageUser]] = []
         if not alive:
             for image in facts.chain.images[: (facts.depth or 0) + 1]:
-                found = await self.images.users(image.path)
-                users.extend((image.path, user) for user in found)
+                for path in (image.path, *([image.data.path] if image.data else [])):
+                    found = await self.images.users(path)
+                    users.extend((path, user) for user in found)
         return replace(
             facts,
             top_extents=await self.images.extents(top.path, top.format),
             base_extents=await self.images.extents(base.path, base.format),
-            base_stamp=self.images.stamp(base.path),
+            base_stamp=stamp_of(base, self.images),
             free_bytes=free,
             free_device=device,
             users=tuple(users),
@@ -294,6 +307,11 @@ class Reader:
             ),
             strangers=tuple(strangers_by_image),
         )
+
+
+def is_unsupported(image: ImageHeader) -> bool:
+    """Whether an image is never opened: encrypted, or its data file is not trusted."""
+    return image.encrypted or (image.data_file is not None and image.data is None)
 
 
 def _live_chain(

@@ -15,20 +15,20 @@ import stat
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
 from ..journal.errors import CommandFailed, FlushFailed
-from ..journal.model import FileId, FileStamp, Image, OverlayPlan
+from ..journal.model import DataFile, FileId, FileStamp, Image, OverlayPlan
 from ..states.ports import Extent, ImageHeader, ImageUser
-from . import devices, files, image_locks, processes
+from . import data_files, devices, files, image_locks, processes
 from .qemu_img import QemuImg, json_strings, resolve_backing
+from .sizes import with_holes
 
 #: The longest backing file name that QEMU accepts in a header.
 BACKING_BYTES: Final = 1023
-#: Bit of the incompatible features: the data is in another file.
-DATA_FILE_BIT: Final = 4
 #: A new overlay on a file system that has no files without a name.
 UNFINISHED: Final = ".backfold-new"
 
@@ -38,8 +38,6 @@ NO_TMPFILE: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 _MAGIC: Final = b"QFI\xfb"
 #: Magic, version, offset and length of the backing file name.
 _START: Final = struct.Struct(">4sIQI")
-#: Magic, version and the incompatible features.
-_FEATURES: Final = struct.Struct(">4sI64xQ")
 
 _log = structlog.get_logger(__name__)
 P = ParamSpec("P")
@@ -63,13 +61,22 @@ class QemuImages:
         Raises:
             CommandFailed: when it is missing or damaged.
         """
-        external = format == "qcow2" and await asyncio.to_thread(_has_data_file, path)
-        return await self._qemu_img.header(path, format, data_file=external)
+        external = format == "qcow2" and await asyncio.to_thread(
+            data_files.has_data_file, path
+        )
+        header = await self._qemu_img.header(path, format, data_file=external)
+        with suppress(CommandFailed):
+            return replace(header, data=await _data_file(path, format))
+        return header
 
     async def extents(self, path: str, format: str) -> Sequence[Extent]:
         """What an image itself holds (the images below do not count). Only reads."""
-        await asyncio.to_thread(_refuse_data_file, path, format)
-        return await self._qemu_img.extents(path, format)
+        data = await _data_file(path, format)
+        found = await self._qemu_img.extents(path, format, data)
+        if data is None:
+            return found
+        # A mapped cluster may yet be a hole of the file that holds the data.
+        return with_holes(found, await self._qemu_img.extents(data.path, "raw"))
 
     async def check(self, path: str, format: str) -> str | None:
         """`qemu-img check`: None when sound, else what is wrong. Only reads.
@@ -77,8 +84,7 @@ class QemuImages:
         Raises:
             CommandFailed: when it could not be checked: it is in use, or no image.
         """
-        await asyncio.to_thread(_refuse_data_file, path, format)
-        return await self._qemu_img.check(path, format)
+        return await self._qemu_img.check(path, format, await _data_file(path, format))
 
     async def create_overlay(self, plan: OverlayPlan) -> None:
         """Make an empty overlay like the image below, durable with its directory.
@@ -132,7 +138,8 @@ class QemuImages:
         await asyncio.to_thread(_check_relink, image)
         header = await self.header(image.path, image.format)
         if (header.backing, header.backing_format) != (backing, backing_format):
-            await self._qemu_img.rebase(image.path, backing, backing_format)
+            data = await _data_file(image.path, image.format)
+            await self._qemu_img.rebase(image.path, backing, backing_format, data)
             header = await self.header(image.path, image.format)
         if (header.backing, header.backing_format) != (backing, backing_format):
             raise CommandFailed(
@@ -223,8 +230,11 @@ class QemuImages:
         raw image ends with its device). Only reads.
         """
         file = files.identify(path)
-        if file is None or not file.is_block_device:
+        if file is None:
             return files.free_bytes(path)
+        if not file.is_block_device:
+            data = await _data_file(path, format)
+            return files.free_bytes(path if data is None else data.path)
         if format == "raw":
             return 0, file.device
         end = await self._qemu_img.end_offset(path)
@@ -336,32 +346,16 @@ class _NewOverlay:
                 os.close(descriptor)
 
 
-def _has_data_file(path: str) -> bool:
-    """Whether a qcow2 header names an external data file, without a qemu-img."""
-    descriptor = image_locks.open_image(path)
-    try:
-        head = os.pread(descriptor, _FEATURES.size, 0)
-    except OSError as error:
-        raise CommandFailed(f"{path!r} cannot be read: {error}") from error
-    finally:
-        os.close(descriptor)
-    if len(head) < _FEATURES.size:
-        return False
-    magic, version, features = _FEATURES.unpack(head)
-    return magic == _MAGIC and version > 2 and bool(features & DATA_FILE_BIT)
-
-
-def _refuse_data_file(path: str, format: str) -> None:
-    if format == "qcow2" and _has_data_file(path):
-        raise CommandFailed(
-            f"{path!r} has an external data file, which Backfold does not open"
-        )
+async def _data_file(path: str, format: str) -> DataFile | None:
+    """The external data file of an image; `CommandFailed` when it is not trusted."""
+    if format != "qcow2":
+        return None
+    return await asyncio.to_thread(data_files.data_file, path)
 
 
 def _check_relink(image: Image) -> None:
     if files.identify(image.path) != image.file:
         raise CommandFailed(f"{image.path!r} is not the file that it was")
-    _refuse_data_file(image.path, image.format)
     held = image_locks.held(image.path)
     # A mere reader is no obstacle: qemu-img takes the lock that it needs itself.
     if held - image_locks.READER_ONLY:
@@ -393,7 +387,10 @@ def _dependents(image: FileId, folders: Sequence[str]) -> tuple[str, ...]:
 
 
 def _names_as_backing(path: str, image: FileId) -> FileId | None:
-    """The identity of a file if its header names the image, from where it lies."""
+    """The identity of a file if its header names the image, from where it lies.
+
+    As its backing image, or as the file that holds its data.
+    """
     try:
         looked = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -401,16 +398,15 @@ def _names_as_backing(path: str, image: FileId) -> FileId | None:
     file = files.file_id(looked)
     if not stat.S_ISREG(looked.st_mode) or file == image:
         return None
-    backing = _backing_string(path)
-    if backing is None:
-        return None
-    for start in (path, os.path.realpath(path)):
-        names = [resolve_backing(start, backing)]
-        if backing.startswith("json:"):
-            names = [
-                resolve_backing(start, text)
-                for text in json_strings(backing.removeprefix("json:"))
-            ]
+    strings = _names_in(path)
+    for start in (path, os.path.realpath(path)) if strings else ():
+        names = []
+        for string in strings:
+            if string.startswith("json:"):
+                inner = json_strings(string.removeprefix("json:"))
+                names += [resolve_backing(start, text) for text in inner]
+            else:
+                names.append(resolve_backing(start, string))
         for name in filter(None, names):
             with suppress(OSError, ValueError):
                 if files.file_id(os.stat(name)) == image:
@@ -418,19 +414,22 @@ def _names_as_backing(path: str, image: FileId) -> FileId | None:
     return None
 
 
-def _backing_string(path: str) -> str | None:
-    """The backing file name in a qcow2 header, in two bounded reads."""
+def _names_in(path: str) -> list[str]:
+    """The names of other files in a qcow2 header, in bounded reads."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     descriptor = os.open(path, flags)
     try:
         size = os.fstat(descriptor).st_size
         head = os.pread(descriptor, _START.size, 0)
         if len(head) < _START.size:
-            return None
+            return []
         magic, _, offset, length = _START.unpack(head)
-        if magic != _MAGIC or not 0 < offset < size or not 0 < length <= BACKING_BYTES:
-            return None
-        name = os.pread(descriptor, length, offset)
-        return os.fsdecode(name.split(b"\0")[0]) or None
+        if magic != _MAGIC:
+            return []
+        names = [data_files.named_in(os.pread(descriptor, data_files.HEADER_BYTES, 0))]
+        if 0 < offset < size and 0 < length <= BACKING_BYTES:
+            name = os.pread(descriptor, length, offset)
+            names.append(os.fsdecode(name.split(b"\0")[0]))
+        return [name for name in names if name]
     finally:
         os.close(descriptor)

@@ -90,7 +90,9 @@ def link(
 
 
 def _image(header: ImageHeader) -> Image:
-    return Image(header.path, header.format, header.file, header.virtual_size)
+    return Image(
+        header.path, header.format, header.file, header.virtual_size, header.data
+    )
 
 
 def _risks(facts: Facts, power: str) -> list[str]:

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..journal.errors import CommandFailed, OutcomeUnknown
-from ..journal.model import FileId
+from ..journal.model import DataFile, FileId
 from ..states.ports import Bitmap, Extent, ImageHeader
 from . import files
 
 FORMATS: Final = ("qcow2", "raw")
 #: Exit statuses of `qemu-img check`.
 CORRUPT, LEAKED, NOT_SUPPORTED = 2, 3, 63
+#: Stands for a data file that is not to be opened.
+NO_DATA: Final = DataFile("", FileId(0, 0))
 #: How much of what qemu-img says goes into an error.
 MESSAGE_CHARACTERS: Final = 2000
 #: How long to wait for the end of a process that was killed.
@@ -68,20 +70,23 @@ class QemuImg:
         empty is put in its place, so that it is not opened. Only reads.
         """
         file = await asyncio.to_thread(_file_id, path)
-        name = await asyncio.to_thread(_options, path, format, data_file)
+        data = NO_DATA if data_file else None
+        name = await asyncio.to_thread(_options, path, format, data)
         answer = await self._read("info", "-U", "--output=json", name, path=path)
         try:
             return _header(_absolute(path), file, json.loads(answer.text))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _unexpected("info", path, error) from error
 
-    async def extents(self, path: str, format: str) -> Sequence[Extent]:
+    async def extents(
+        self, path: str, format: str, data: DataFile | None = None
+    ) -> Sequence[Extent]:
         """What an image itself holds; a hole of a raw image is not allocated.
 
         Only reads, even while a QEMU uses the image; what that QEMU has in its
         memory is not seen.
         """
-        name = await asyncio.to_thread(_options, path, format)
+        name = await asyncio.to_thread(_options, path, format, data)
         answer = await self._read(
             "map",
             "-U",
@@ -95,7 +100,9 @@ class QemuImg:
         except (ValueError, KeyError, TypeError) as error:
             raise _unexpected("map", path, error) from error
 
-    async def check(self, path: str, format: str) -> str | None:
+    async def check(
+        self, path: str, format: str, data: DataFile | None = None
+    ) -> str | None:
         """Check an image that nobody uses: None when sound, else what is wrong.
 
         Leaked clusters waste room and harm nobody, so they are sound. Never repairs:
@@ -104,7 +111,7 @@ class QemuImg:
         Raises:
             CommandFailed: when it could not be checked, or somebody uses it.
         """
-        name = await asyncio.to_thread(_options, path, format)
+        name = await asyncio.to_thread(_options, path, format, data)
         answer = await self.run("check", name, seconds=self._long_seconds)
         if answer.status in (0, LEAKED):
             return None
@@ -145,7 +152,9 @@ class QemuImg:
         if answer.status != 0:
             raise _failed("create", link, answer)
 
-    async def rebase(self, path: str, backing: str, backing_format: str) -> None:
+    async def rebase(
+        self, path: str, backing: str, backing_format: str, data: DataFile | None = None
+    ) -> None:
         """Change the backing file name in a qcow2 header, and nothing else.
 
         qemu-img takes the image's lock itself. The header fits into one page and is
@@ -156,7 +165,7 @@ class QemuImg:
             CommandFailed: when it was refused, or somebody uses the image.
             OutcomeUnknown: when qemu-img had to be killed: read the header.
         """
-        name = await asyncio.to_thread(_options, path, "qcow2")
+        name = await asyncio.to_thread(_options, path, "qcow2", data)
         answer = await self.run(
             *("rebase", "-u", "-b", backing, "-F", backing_format, name), changes=True
         )
@@ -301,7 +310,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         pass
 
 
-def _options(path: str, format: str, data_file: bool = False) -> str:
+def _options(path: str, format: str, data: DataFile | None = None) -> str:
     """Name one image for qemu-img so that no character of its path has a meaning."""
     if format not in FORMATS:
         raise CommandFailed(f"{path!r}: the format {format!r} is not supported")
@@ -321,8 +330,10 @@ def _options(path: str, format: str, data_file: bool = False) -> str:
     }
     if format == "qcow2":
         options["backing"] = None
-        if data_file:
+        if data is NO_DATA:
             options["data-file"] = {"driver": "null-co", "read-zeroes": True}
+        elif data is not None:
+            options["data-file"] = {"driver": "file", "filename": data.path}
     return "json:" + json.dumps(options, ensure_ascii=False)
 
 

@@ -39,6 +39,26 @@ def fold_sizes(top: Sequence[Extent], base: Sequence[Extent]) -> FoldSizes:
     return FoldSizes(copied, grows + grows // 1000 + (1 << 20) if grows else 0)
 
 
+def with_holes(image: Sequence[Extent], file: Sequence[Extent]) -> tuple[Extent, ...]:
+    """The extents of an image whose data lies in another file, at the same places.
+
+    What is a hole there is allocated, but takes no room yet: it counts as zeroes.
+    """
+    spans = [(e.start, e.start + e.length) for e in file if e.allocated]
+    parts: list[Extent] = []
+    for extent in image:
+        at, end = extent.start, extent.start + extent.length
+        here = list(_overlaps([(at, end)], spans)) if extent.data else []
+        for start, stop in here:
+            if at < start:
+                parts.append(Extent(at, start - at, extent.allocated, False))
+            parts.append(Extent(start, stop - start, extent.allocated, True))
+            at = stop
+        if at < end:
+            parts.append(Extent(at, end - at, extent.allocated, False))
+    return tuple(parts)
+
+
 def _overlaps(
     left: Sequence[tuple[int, int]], right: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:

@@ -54,13 +54,30 @@ DEVICE_STAMP: Final = FileStamp(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class DataFile:
+    """The external data file of a qcow2 image."""
+
+    path: str
+    file: FileId
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
-    """A file or block device with a format, as it was found."""
+    """A file or block device with a format, as it was found.
+
+    ``data`` is the file that holds its data, where that is another one.
+    """
 
     path: str
     format: str
     file: FileId
     virtual_size: int
+    data: DataFile | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Everything that a flush of this image must reach."""
+        return (self.path,) if self.data is None else (self.path, self.data.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +209,16 @@ class Plan:
 
 
 def _image(data: Mapping[str, Any]) -> Image:
-    return Image(**{**data, "file": FileId(**data["file"])})
+    beside = data.get("data")
+    return Image(
+        **{
+            **data,
+            "file": FileId(**data["file"]),
+            "data": None
+            if beside is None
+            else DataFile(beside["path"], FileId(**beside["file"])),
+        }
+    )
 
 
 def _fold(data: Mapping[str, Any]) -> FoldPlan:

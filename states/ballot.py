@@ -19,6 +19,7 @@ from .commit_per_disk import Waits, refuse_stuck
 from .context import Abandon, Context, locate
 from .hold import hold_of
 from .ports import Job, Session
+from .stamps import stamp_of
 from .watch import STANDING
 
 Folds = tuple[FoldPlan, ...]
@@ -55,7 +56,7 @@ async def flush_copied(ctx: Context, session: Session, folds: Folds) -> None:
             except FlushFailed as error:
                 # By the name that the plan has for it, not by QEMU's.
                 raise FlushFailed(fold.base.path, error.why) from error
-        await ctx.sync([fold.base.path for fold in waiting])
+        await ctx.sync([path for fold in waiting for path in fold.base.paths])
 
     await ctx.effects.perform("flush_copied", flush)
 
@@ -119,8 +120,8 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
         )
     # QEMU flushes with fdatasync, which leaves mtimes behind: an overlay that was not
     # fsynced too would look after a power cut as if it had gone on (see `stamps`).
-    written = [fold.base.path for fold in folds]
-    written += [fold.top.path for fold in actives]
+    written = [path for fold in folds for path in fold.base.paths]
+    written += [path for fold in actives for path in fold.top.paths]
     await ctx.effects.perform("sync_written", lambda: _sync(ctx, written, deadline))
     superseded = tuple(fold for fold in folds if fold.is_active)
     if superseded:
@@ -211,8 +212,8 @@ async def _look_again(ctx: Context, session: Session, folds: Folds) -> None:
 
 
 def _stamps(ctx: Context, fold: FoldPlan) -> tuple[FileStamp, FileStamp]:
-    top = ctx.images.stamp(ctx.fence(fold) if fold.is_active else fold.top.path)
-    base = ctx.images.stamp(fold.base.path)
+    path = ctx.fence(fold) if fold.is_active else fold.top.path
+    top, base = stamp_of(fold.top, ctx.images, path), stamp_of(fold.base, ctx.images)
     if fold.target in ctx.by_hand:
         top = top or base
     if top is None or base is None:

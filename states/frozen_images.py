@@ -17,6 +17,7 @@ from ..journal import runs
 from ..journal.model import FileId, FileStamp, FoldPlan
 from ..journal.runs import TransitionRow
 from .context import Context
+from .stamps import stamp_of
 
 #: The kernel's clock for modification times moves in ticks of 1 to 10 ms: a write in
 #: the tick of the last one does not change the time. Some ticks more, nanoseconds.
@@ -113,7 +114,7 @@ async def written_images(ctx: Context) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for fold in ctx.plan.folds:
         path = fold.base.path
-        now = (ctx.images.identify(path), ctx.images.stamp(path))
+        now = (ctx.images.identify(path), stamp_of(fold.base, ctx.images))
         why = why_not_unwritten(fold, now, starts, ctx.clock.boot_id())
         if why is not None:
             found[path] = why

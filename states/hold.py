@@ -35,7 +35,9 @@ async def announce_hold(ctx: Context, session: Session, folds: Folds) -> None:
     operator's pause is watched over too, since `cont` in the hold would make it
     wait for disks that are drained.
     """
-    await ctx.refuse_failed_flushes([fold.base.path for fold in folds])
+    await ctx.refuse_failed_flushes(
+        [path for fold in folds for path in fold.base.paths]
+    )
     actives = tuple(fold for fold in with_votes(ctx, folds) if fold.is_active)
     state = await session.run_state()
     has_guest = bool(actives) and not session.is_helper

@@ -16,11 +16,7 @@ def identify_again(plan: Plan, images: Images, run: str, boot_id: str) -> Plan:
     """
 
     def image(old: Image) -> Image:
-        for path in (old.path, images.fence_name(old.path, run)):
-            found = images.identify(path)
-            if found is not None and found.inode == old.file.inode:
-                return replace(old, file=FileId(found.device, found.inode))
-        return old
+        return image_again(old, images, images.fence_name(old.path, run))
 
     def fold(old: FoldPlan) -> FoldPlan:
         return replace(
@@ -34,3 +30,19 @@ def identify_again(plan: Plan, images: Images, run: str, boot_id: str) -> Plan:
     if plan.boot_id == boot_id:
         return plan
     return replace(plan, boot_id=boot_id, folds=tuple(fold(f) for f in plan.folds))
+
+
+def image_again(old: Image, images: Images, *others: str) -> Image:
+    """An image of an earlier boot as it is found now, under its name or others."""
+
+    def file(then: FileId, *names: str) -> FileId:
+        for path in names:
+            found = images.identify(path)
+            if found is not None and found.inode == then.inode:
+                return found
+        return then
+
+    data = old.data
+    if data is not None:
+        data = replace(data, file=file(data.file, data.path))
+    return replace(old, file=file(old.file, old.path, *others), data=data)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 
-from ..journal.model import CreationPlan, FileId, OverlayPlan
+from ..journal.model import CreationPlan, OverlayPlan
+from .identities import image_again
 from .ports import Images
+from .stamps import stamp_of
 
 
 class Taken(Enum):
@@ -41,7 +43,7 @@ async def which_went_on(plan: CreationPlan, images: Images) -> Taken:
     ]
     if plan.is_stamped:
         changed = any(
-            images.stamp(one.frozen.path) != one.frozen_stamp for one in plan.overlays
+            stamp_of(one.frozen, images) != one.frozen_stamp for one in plan.overlays
         )
     else:
         changed = any(_is_newer(one, written or [one], images) for one in plan.overlays)
@@ -54,7 +56,7 @@ def _is_newer(
     plan: OverlayPlan, overlays: Sequence[OverlayPlan], images: Images
 ) -> bool:
     """Whether an old image was written into after all of these overlays."""
-    old = images.stamp(plan.frozen.path)
+    old = stamp_of(plan.frozen, images)
     new = [stamp for one in overlays if (stamp := images.stamp(one.overlay))]
     if old is None or not new:
         return False
@@ -67,7 +69,7 @@ def stamped(plan: CreationPlan, images: Images) -> CreationPlan:
     The caller has synced them, so that a power cut does not take their times back.
     """
     overlays = tuple(
-        replace(one, frozen_stamp=images.stamp(one.frozen.path) or one.frozen_stamp)
+        replace(one, frozen_stamp=stamp_of(one.frozen, images) or one.frozen_stamp)
         for one in plan.overlays
     )
     return replace(plan, overlays=overlays, is_stamped=True)
@@ -83,13 +85,7 @@ def identify_overlays_again(
     """
     if plan.boot_id == boot_id:
         return plan
-
-    def again(one: OverlayPlan) -> OverlayPlan:
-        found = images.identify(one.frozen.path)
-        if found is None or found.inode != one.frozen.file.inode:
-            return one
-        file = FileId(found.device, found.inode)
-        return replace(one, frozen=replace(one.frozen, file=file))
-
-    overlays = tuple(again(one) for one in plan.overlays)
+    overlays = tuple(
+        replace(one, frozen=image_again(one.frozen, images)) for one in plan.overlays
+    )
     return replace(plan, boot_id=boot_id, overlays=overlays)

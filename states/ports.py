@@ -16,6 +16,7 @@ from sqlite_utils import Database
 
 from ..journal.model import (
     CatalogChange,
+    DataFile,
     FileId,
     FileStamp,
     FoldPlan,
@@ -39,6 +40,9 @@ class LiveImage:
     format: str
     file: FileId | None
     read_only: bool
+    #: The node and the file of an external data file.
+    data_node: str | None = None
+    data: FileId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +269,9 @@ class Hypervisor(Protocol):
 class ImageHeader:
     """What the header of one image says (`qemu-img info` of that image alone).
 
-    ``keeps_bitmaps`` says whether its format can hold persistent bitmaps.
+    ``keeps_bitmaps`` says whether its format can hold persistent bitmaps. ``data_file``
+    is the name of an external data file as it is written there, ``data`` the file
+    itself if that name may be trusted.
     """
 
     path: str
@@ -281,6 +287,7 @@ class ImageHeader:
     keeps_bitmaps: bool = False
     data_file: str | None = None
     encrypted: bool = False
+    data: DataFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

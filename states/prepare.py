@@ -36,7 +36,7 @@ async def prepare(ctx: Context) -> Move:
         await ctx.effects.perform("probe_fence", probe)
 
     async def sync() -> None:
-        await ctx.sync([fold.base.path for fold in plan.folds])
+        await ctx.sync([path for fold in plan.folds for path in fold.base.paths])
         await settle(ctx, plan.folds)
 
     if plan.folds:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ..journal.model import FileId, FileStamp, FoldPlan
+from ..journal.model import FileId, FileStamp, FoldPlan, Image
 from ..journal.runs import FoldRow
-from .ports import Images
+from .ports import ImageHeader, Images
 
 
 class WentOn(Enum):
@@ -35,15 +35,15 @@ def went_on(fold: FoldPlan, row: FoldRow, images: Images, run: str) -> WentOn:
     either, and copying one over the other could lose that.
     """
     fence = images.fence_name(fold.top.path, run)
-    base = images.stamp(fold.base.path)
+    base = stamp_of(fold.base, images)
     if base is None:
         return WentOn.BASE_MISSING
     if not _is_whole(fold.base.file, row.base_stamp, base, images, fold.base.path):
         return WentOn.BASE_REPLACED
     base_changed = base != row.base_stamp
-    fenced = images.stamp(fence)
+    fenced = stamp_of(fold.top, images, fence)
     path = fold.top.path if fenced is None else fence
-    top = images.stamp(path)
+    top = stamp_of(fold.top, images, path)
     if top is None:  # Put away by somebody: it is superseded.
         return WentOn.BASE if base_changed else WentOn.NOTHING
     if not _is_whole(fold.top.file, row.top_stamp, top, images, path):
@@ -55,6 +55,25 @@ def went_on(fold: FoldPlan, row: FoldRow, images: Images, run: str) -> WentOn:
     if base_changed:
         return WentOn.BASE
     return WentOn.NOTHING if fenced is not None else WentOn.OVERLAY
+
+
+def stamp_of(
+    image: Image | ImageHeader, images: Images, path: str | None = None
+) -> FileStamp | None:
+    """The stamp of an image, wherever its data is; None when something is missing.
+
+    ``path`` is its name when it has another one than in the plan. With a data file, the
+    later time of both counts and the sum of both sizes: a write may touch either.
+    """
+    found = images.stamp(path or image.path)
+    if image.data is None or found is None:
+        return found
+    if images.identify(image.data.path) != image.data.file:
+        return None
+    data = images.stamp(image.data.path)
+    if data is None:
+        return None
+    return FileStamp(found.size + data.size, max(found.mtime_ns, data.mtime_ns))
 
 
 def _is_whole(

@@ -157,7 +157,7 @@ HANDLERS: Final[Mapping[str, Callable[[CreationContext], Awaitable[Move]]]] = {
 
 async def _switched(ctx: CreationContext) -> Move:
     """The edge to `switched`, with the stamps that the frozen images have now."""
-    frozen = [plan.frozen.path for plan in ctx.plan.overlays]
+    frozen = [path for plan in ctx.plan.overlays for path in plan.frozen.paths]
     await ctx.effects.perform("sync_frozen", lambda: ctx.images.sync(frozen))
     plan = stamped(ctx.plan, ctx.images)
     return Move("switched", unit=lambda db: runs.put_creation_plan(db, ctx.key, plan))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...journal.errors import OutcomeUnknown
@@ -110,7 +111,7 @@ class _Graph:
     def images(self) -> Iterator[LiveImage]:
         """Each node that is an image: no filter, and not the file of another node."""
         images = [self._image(n) for n in self._details if not self._is_filter(n)]
-        inner = {image.file_node for image in images}
+        inner = {node for i in images for node in (i.file_node, i.data_node)}
         return (image for image in images if image.node not in inner)
 
     def chain(self, device: str, root: str) -> LiveChain:
@@ -145,7 +146,14 @@ class _Graph:
         filename, file = self._named(self._details[below]["file"])
         if below in self._children:
             file = None  # a format inside another one: no file holds it by itself
-        return LiveImage(node, below, filename, details["drv"], file, read_only)
+        image = LiveImage(node, below, filename, details["drv"], file, read_only)
+        data = self._children.get(node, {}).get("data-file")
+        while data is not None and self._is_filter(data):
+            data = self._below(data)
+        if data is None or data == below:
+            return image
+        _, held = self._named(self._details[data]["file"])
+        return replace(image, data_node=data, data=held)
 
     def _named(self, name: str) -> tuple[str, FileId | None]:
         plain = plain_name(name)

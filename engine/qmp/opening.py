@@ -47,10 +47,13 @@ async def open_nodes(
         name, below = node_name(image.file), file_node_name(image.file)
         write = image.path in writable
         unmap = write and depth > 0 and _may_unmap(image)
-        if below not in present and name not in present:
-            await monitor.execute("blockdev-add", **_file_options(image, below, unmap))
+        data = None if image.data is None else file_node_name(image.data.file)
+        for path, node in ((image.path, below), (image.data and image.data.path, data)):
+            if path and node and node not in present and name not in present:
+                options = _file_options(path, node, unmap)
+                await monitor.execute("blockdev-add", **options)
         if name not in present:
-            options: dict[str, Any] = {
+            options = {
                 "driver": image.format,
                 "node-name": name,
                 "file": below,
@@ -60,6 +63,8 @@ async def open_nodes(
                 options["backing"] = backing
             elif backing is not None:
                 raise CommandFailed(f"{image.path} is raw, it can have no image below")
+            if data is not None:
+                options["data-file"] = data
             if unmap:
                 options.update({"discard": "unmap", "detect-zeroes": "unmap"})
             await monitor.execute("blockdev-add", **options)
@@ -69,13 +74,13 @@ async def open_nodes(
     return backing
 
 
-def _file_options(image: Image, name: str, unmap: bool) -> dict[str, Any]:
-    if not os.path.isabs(image.path):
-        raise CommandFailed(f"the path {image.path} is not absolute")
+def _file_options(path: str, name: str, unmap: bool) -> dict[str, Any]:
+    if not os.path.isabs(path):
+        raise CommandFailed(f"the path {path} is not absolute")
     options: dict[str, Any] = {
-        "driver": "host_device" if _is_block_device(image.path) else "file",
+        "driver": "host_device" if _is_block_device(path) else "file",
         "node-name": name,
-        "filename": image.path,
+        "filename": path,
         # A file node that is read-only for good makes block-commit fail.
         "read-only": False,
         "auto-read-only": True,
@@ -98,7 +103,7 @@ def _is_block_device(path: str) -> bool:
 
 def _may_unmap(image: Image) -> bool:
     """Whether zeroes may become holes: never in space that somebody allocated."""
-    if image.format == "qcow2":
+    if image.format == "qcow2" and image.data is None:
         return True
-    status = _status(image.path)
+    status = _status(image.paths[-1])
     return stat.S_ISREG(status.st_mode) and status.st_blocks * 512 < status.st_size

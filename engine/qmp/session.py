@@ -89,10 +89,10 @@ class QmpSession:
         self._helper_only("open_chain")
         present = await self._nodes()
         root = await open_nodes(self._monitor, chain, writable, frozenset(present))
-        wanted = [image.file for image in chain]
+        wanted = [(i.file, i.data and i.data.file) for i in chain]
         for found in await self.chains({}):
             images = found.images
-            if images[0].node == root and [i.file for i in images] == wanted:
+            if images[0].node == root and [(i.file, i.data) for i in images] == wanted:
                 for live, image in zip(images, chain, strict=True):
                     if image.path in writable and live.read_only:
                         await self.set_writable(live, True)
@@ -197,7 +197,8 @@ class QmpSession:
         Nodes that QEMU made by itself cannot be deleted, they vanish with their last
         user. Whatever the way, in the end they must be gone.
         """
-        names = [n for i in images for n in (i.node, i.file_node) if n is not None]
+        nodes = [n for i in images for n in (i.node, i.file_node, i.data_node)]
+        names = [node for node in nodes if node is not None]
         loop = asyncio.get_running_loop()
         deadline = loop.time() + VANISH_SECONDS
         while True:

@@ -16,6 +16,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from backfold.engine import files
 from backfold.engine.images import QemuImages
 from backfold.engine.qemu_img import QemuImg, resolve_backing
 from backfold.journal.errors import CommandFailed, OutcomeUnknown
-from backfold.journal.model import FileId, FileStamp, Image, OverlayPlan
+from backfold.journal.model import DataFile, FileId, FileStamp, Image, OverlayPlan
 from backfold.states.ports import Bitmap, Images
 from real.loops import loop_devices
 
@@ -662,6 +663,12 @@ class RealWorld:
         return qemu_io(path)
 
 
+def with_data(path: str, data: str) -> None:
+    """A qcow2 image of one MiB with an external data file."""
+    option = f"data_file={data}"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", option, path, "1M")
+
+
 def plan_of(frozen: Image, overlay: str, link: str) -> OverlayPlan:
     return OverlayPlan("vda", frozen, overlay, link, FileStamp(0, 0))
 
@@ -781,6 +788,67 @@ class TestQemuImages(ImagesContract):
         for call in (images.extents, images.check, images.is_empty):
             with pytest.raises(CommandFailed, match="external data file"):
                 asyncio.run(call(path, "qcow2"))
+
+    def test_data_file_beside_its_image(self, world: World, images: Images) -> None:
+        path, data = str(world.folder / "x.qcow2"), str(world.folder / "x.data")
+        with_data(path, data)
+        run("qemu-io", "-f", "qcow2", "-c", f"write 0 {2 * CLUSTER}", path)
+
+        header = asyncio.run(images.header(path, "qcow2"))
+        file = images.identify(data)
+        assert file is not None
+        assert (header.data_file, header.data) == (data, DataFile(data, file))
+        extents = asyncio.run(images.extents(path, "qcow2"))
+        found = [(e.start, e.length, e.allocated, e.data) for e in extents]
+        assert found[0] == (0, 2 * CLUSTER, True, True)
+        assert not any(data for _, _, _, data in found[1:])
+        assert asyncio.run(images.check(path, "qcow2")) is None
+        assert asyncio.run(images.free_bytes(path, "qcow2"))[0] > 0
+        folder = [str(world.folder)]
+        assert asyncio.run(images.dependents(file, folder)) == (path,)
+
+        image = Image(path, "qcow2", header.file, MIB, header.data)
+        below = world.base("below.qcow2")
+        option = f"data_file={data}"
+        link = ["-b", below.path, "-F", "qcow2"]
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-o", option, *link, path)
+        image = replace(image, file=FileId(image.file.device, os.stat(path).st_ino))
+        asyncio.run(images.relink(image, "below.qcow2", "qcow2"))
+        assert asyncio.run(images.header(path, "qcow2")).data_file == data
+
+    @pytest.mark.parametrize(
+        "how", ["relative", "elsewhere", "link", "second name", "owner", "missing"]
+    )
+    def test_data_file_that_is_not_trusted(
+        self, world: World, images: Images, how: str
+    ) -> None:
+        path, data = world.folder / "x.qcow2", world.folder / "x.data"
+        away = world.folder / "away"
+        away.mkdir()
+        if how == "elsewhere":
+            data = away / "x.data"
+        with_data(str(path), str(data))
+        match how:
+            case "relative":
+                name = os.fsencode(data)
+                text = path.read_bytes()
+                short = os.fsencode("./" + "/" * (len(name) - 8) + "x.data")
+                path.write_bytes(text.replace(name, short))
+            case "link":
+                data.rename(away / "x.data")
+                data.symlink_to(away / "x.data")
+            case "second name":
+                os.link(data, away / "second")
+            case "owner":
+                os.chown(data, 12345, -1)
+            case "missing":
+                data.unlink()
+
+        header = asyncio.run(images.header(str(path), "qcow2"))
+        assert header.data_file is not None and header.data is None
+        for call in (images.extents, images.check):
+            with pytest.raises(CommandFailed, match=r"x\.data"):
+                asyncio.run(call(str(path), "qcow2"))
 
     def test_pipes_and_devices_are_refused_without_waiting(
         self, world: World, images: Images

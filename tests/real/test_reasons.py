@@ -285,7 +285,7 @@ async def backing_over_network(scene: Scene) -> set[str]:
 async def external_data(scene: Scene) -> set[str]:
     active, frozen = await image(scene, "vda", 0), await image(scene, "vda", 1)
     active.unlink()
-    data = scene.images_folder / "data"
+    data = scene.folder / "data"
     options = ["-o", f"data_file={data}", "-b", str(frozen), "-F", "qcow2"]
     qemu_img("create", "-q", "-f", "qcow2", *options, active)
     return {"unsupported_image"}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backfold.engine.sizes import FoldSizes, fold_sizes
+from backfold.engine.sizes import FoldSizes, fold_sizes, with_holes
 from backfold.states.ports import Extent
 
 #: One block each: not allocated, zero, data.
@@ -32,6 +32,26 @@ def extents(image: Sequence[int], cuts: set[int], block: int) -> list[Extent]:
         )
         for start, end in zip(starts, ends, strict=bool(image))
         if image
+    ]
+
+
+@given(image=blocks, file=blocks, block=st.sampled_from([1, 512, 65536]))
+@example(image=[DATA] * 3, file=[DATA, HOLE, DATA], block=1)
+def test_holes_of_a_data_file_are_no_data(
+    image: list[int], file: list[int], block: int
+) -> None:
+    """Block by block: data only where both have it, allocated as before."""
+    file = [*file, *[HOLE] * len(image)][: len(image)]
+    joined = with_holes(extents(image, set(), block), extents(file, set(), block))
+
+    found = [
+        (part.start + at, part.allocated, part.data)
+        for part in joined
+        for at in range(0, part.length, block)
+    ]
+    assert found == [
+        (at * block, here is not HOLE, here is DATA and there is not HOLE)
+        for at, (here, there) in enumerate(zip(image, file, strict=True))
     ]
 
 
