@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..journal.errors import Reason
-from .facts import DiskFacts, Facts, is_unsupported
+from .facts import DiskFacts, Facts, unsupported
 from .sizes import fold_sizes
 
 #: Run states in which QEMU holds its image locks. In a migration it holds none.
@@ -104,19 +104,8 @@ def images_are_supported(facts: Facts) -> Iterator[Reason]:
                     disk.target,
                 )
         for image in disk.opened:
-            if is_unsupported(image):
-                what = (
-                    "is encrypted"
-                    if image.encrypted
-                    else f"has the data file {image.data_file!r}, which is no other"
-                    " file of the same owner beside it, named by an absolute path"
-                )
-                yield Reason(
-                    "unsupported_image",
-                    f"{image.path} {what}.",
-                    _REMEDY["unsupported_image"],
-                    disk.target,
-                )
+            if (why := unsupported(image)) is not None:
+                yield Reason("unsupported_image", *why, disk.target)
         if disk.above is None and disk.base.virtual_size > disk.top.virtual_size:
             yield Reason(
                 "size_differs",
@@ -301,6 +290,5 @@ _REMEDY: Final = {
     "corrupt_image": "Restore it from a backup, or try `qemu-img check -r all` on a"
     " copy.",
     "unsupported_image": "Name backing images by path and format (`qemu-img rebase -u"
-    " -F FORMAT`), and data files beside their images by an absolute path (`qemu-img"
-    " amend -o data_file=PATH`).",
+    " -F FORMAT`).",
 }

@@ -22,8 +22,9 @@ from ..states.context import Stuck
 from ..states.creation import CREATION
 from ..states.new_overlays import identify_overlays_again
 from ..states.ports import LiveChain
+from ..states.stamps import stamp_of
 from ..states.take_snapshot import HANDLERS, CreationContext
-from .facts import Reader
+from .facts import Reader, unsupported
 from .memory_files import memory_obstacles
 from .runner import Runner
 
@@ -220,12 +221,15 @@ async def _plan_disk(
             Reason("corrupt_image", error.what, "Repair the image.", disk.target)
         )
         return None
+    if (why := unsupported(header)) is not None:
+        reasons.append(Reason("unsupported_image", *why, disk.target))
     if images.identify(overlay) is not None:
         reasons.append(_exists(overlay, disk.target))
     link = disk.source
     if header.backing is not None and not header.backing.startswith("/"):
         link = os.path.relpath(disk.source, os.path.dirname(overlay))
     image = Image(disk.source, disk.format, file, header.virtual_size, header.data)
+    stamp = stamp_of(image, images) or stamp
     return OverlayPlan(disk.target, image, overlay, link, stamp)
 
 

@@ -259,7 +259,7 @@ class Reader:
         )
         if chain.broken is not None or not facts.has_fold:
             return facts
-        if any(is_unsupported(image) for image in facts.opened):
+        if any(unsupported(image) for image in facts.opened):
             return facts  # Refused for that, and never opened.
         try:
             return await self._measured(run, facts, alive=bool(live))
@@ -309,9 +309,17 @@ class Reader:
         )
 
 
-def is_unsupported(image: ImageHeader) -> bool:
-    """Whether an image is never opened: encrypted, or its data file is not trusted."""
-    return image.encrypted or (image.data_file is not None and image.data is None)
+def unsupported(image: ImageHeader) -> tuple[str, str] | None:
+    """Why an image is never opened, and what helps; None when it may be."""
+    if image.encrypted:
+        return f"{image.path} is encrypted.", "Decrypt it with `qemu-img convert`."
+    if image.data_file is not None and image.data is None:
+        return (
+            f"{image.path} has the data file {image.data_file!r}, which is not another"
+            " file of the same owner beside it, named by an absolute path.",
+            "Move it there; `qemu-img amend -o data_file=PATH` changes the name.",
+        )
+    return None
 
 
 def _live_chain(

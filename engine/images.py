@@ -124,9 +124,7 @@ class QemuImages:
         present = (await self.header(plan.overlay, "qcow2")).bitmaps
         for bitmap in going_on:
             if bitmap.name not in {one.name for one in present}:
-                await self._qemu_img.continue_bitmap(
-                    plan.overlay, bitmap, frozen.path, frozen.format
-                )
+                await self._qemu_img.continue_bitmap(plan.overlay, bitmap, frozen)
         await self.sync([plan.overlay])
 
     async def relink(self, image: Image, backing: str, backing_format: str) -> None:

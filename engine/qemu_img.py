@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..journal.errors import CommandFailed, OutcomeUnknown
-from ..journal.model import DataFile, FileId
+from ..journal.model import DataFile, FileId, Image
 from ..states.ports import Bitmap, Extent, ImageHeader
 from . import files
 
@@ -172,9 +172,7 @@ class QemuImg:
         if answer.status != 0:
             raise _failed("rebase", path, answer)
 
-    async def continue_bitmap(
-        self, path: str, bitmap: Bitmap, below: str, below_format: str
-    ) -> None:
+    async def continue_bitmap(self, path: str, bitmap: Bitmap, below: Image) -> None:
         """Make a bitmap in an overlay that has all that the one below has noted.
 
         qemu-img takes the locks itself. Killed in here, there is none, an empty one
@@ -185,7 +183,7 @@ class QemuImg:
             OutcomeUnknown: when qemu-img had to be killed.
         """
         name = await asyncio.to_thread(_options, path, "qcow2")
-        source = await asyncio.to_thread(_options, below, below_format)
+        source = await asyncio.to_thread(_options, below.path, below.format, below.data)
         answer = await self.run(
             *("bitmap", "--add", "--merge", bitmap.name, "-b", source),
             *("-g", str(bitmap.granularity), name, bitmap.name),

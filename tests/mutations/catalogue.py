@@ -51,7 +51,8 @@ CATALOGUE: Final = (
         "states/ballot.py",
         (
             (
-                "await ctx.sync([fold.base.path for fold in waiting])",
+                "await ctx.sync([path for fold in waiting for path in"
+                " fold.base.paths])",
                 "pass",
             ),
         ),
@@ -75,9 +76,8 @@ CATALOGUE: Final = (
                 "pass",
             ),
             (
-                "ctx.images.stamp(ctx.fence(fold) if fold.is_active else"
-                " fold.top.path)",
-                "ctx.images.stamp(fold.top.path)",
+                "path = ctx.fence(fold) if fold.is_active else fold.top.path",
+                "path = fold.top.path",
             ),
         ),
         (BASE_FIRST,),
