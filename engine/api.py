@@ -32,7 +32,7 @@ from ..states.identities import identify_again
 from ..states.outlook import Outlook
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
 from ..states.watch import Watch
-from . import adoption_run, recovery
+from . import adoption_run, inspection_run, recovery
 from .clock import SystemClock
 from .creation_run import locked_by, plan_creation, valid_name
 from .disks import attach, detach
@@ -41,6 +41,7 @@ from .events import OnEvent, StateEvent
 from .guard import GuardProcess
 from .helper import QemuHypervisor
 from .images import QemuImages
+from .inspection_findings import Inspection
 from .libvirt import managed_images
 from .release import Release
 from .results import Creation, Deletion, DomainDisk
@@ -239,6 +240,15 @@ class Engine:
         when somebody else changed the catalog meanwhile.
         """
         return await adoption_run.adopt(self._driver, domain, insist=ignore_libvirt)
+
+    async def check(self, domain: str, *, fix: bool = False) -> Inspection:
+        """Compare the catalog with disk and QEMU, both ways.
+
+        Reads only; `qemu-img check` locks each image that nobody has open while it
+        reads it. With ``fix``, what is proved safe is mended under the domain's
+        locks. Raises `Refused` for an unknown domain, with ``fix`` also `Busy`.
+        """
+        return await inspection_run.check(self._driver, domain, fix=fix)
 
     async def disks(self, domain: str) -> tuple[DomainDisk, ...]:
         """What to boot a domain from now, with the chain below each disk."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import signal
 import stat
 import subprocess
+from collections.abc import Iterator
 
 from ..journal.errors import CommandFailed, MonitorBusy, OutcomeUnknown, WorldError
 from ..states.ports import HelperRecord
@@ -31,6 +33,8 @@ QUIT_SECONDS = 60.0
 SIGNAL_SECONDS = 15.0
 #: Seconds that a helper which lives may be out of reach: it is coming up or ending.
 REACH_SECONDS = 5.0
+
+_SOCKET = re.compile(r"([0-9a-f]{12})-[0-9a-f]{8}\.sock")
 
 _HELPER_OPTIONS = (
     *("-machine", "none"),
@@ -212,6 +216,24 @@ class QemuHypervisor:
                 )
             await asyncio.sleep(0.005)
         raise CommandFailed(f"{self._program} ended at once: {_read(log)}")
+
+
+def helper_sockets() -> Iterator[tuple[str, str]]:
+    """Every helper's socket of this user, and the run that it is for. Only reads."""
+    for folder in _folders():
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:
+            continue
+        for name in names:
+            found = _SOCKET.fullmatch(name)
+            if found is not None:
+                yield f"{folder}/{name}", found[1]
+
+
+def helper_behind(socket: str) -> int | None:
+    """The helper that was started with this socket; None when it is dead."""
+    return helper_process.find_qemu_with(_listen_on(socket))
 
 
 async def _bury(record: HelperRecord) -> None:

@@ -12,6 +12,7 @@ from ... import __version__
 from ...journal.errors import BackfoldError, UsageError
 from . import (
     adoption,
+    check,
     deletions,
     domains,
     extras,
@@ -35,7 +36,7 @@ class _Commands(TyperGroup):
 
 _ORDER: Final = [
     *("domain", "snapshot", "plan", "delete", "recover", "cancel", "status", "log"),
-    *("diagram", "demo"),
+    *("check", "diagram", "demo"),
 ]
 app = typer.Typer(
     cls=_Commands,
@@ -53,6 +54,7 @@ app.command()(recovery.recover)
 app.command()(recovery.cancel)
 app.command()(history.status)
 app.command()(history.log)
+app.command()(check.check)
 app.command()(extras.diagram)
 app.command()(extras.demo)
 

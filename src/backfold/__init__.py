@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .engine.api import Engine
     from .engine.events import Event, ProgressEvent, StateEvent
+    from .engine.inspection_findings import Finding, Inspection
     from .engine.results import Creation, Deletion, DomainDisk, FoldResult
     from .journal.adoptions import AdoptedImage, Adoption
     from .journal.errors import (
@@ -36,7 +37,9 @@ __all__ = [
     "DomainDisk",
     "Engine",
     "Event",
+    "Finding",
     "FoldResult",
+    "Inspection",
     "Interrupted",
     "JournalError",
     "Plan",
@@ -52,6 +55,7 @@ __all__ = [
 _MODULES = (
     ".engine.api",
     ".engine.events",
+    ".engine.inspection_findings",
     ".engine.results",
     ".journal.adoptions",
     ".journal.errors",

@@ -30,6 +30,7 @@ COMMANDS = {
     "cancel": ["DELETION"],
     "status": ["DELETION"],
     "log": ["DELETION"],
+    "check": ["DOMAIN", "--fix", "Exit status"],
     "diagram": ["deletion|fold|creation", "mermaid|dot|svg"],
     "demo": ["--seed", "--keep"],
 }
@@ -53,7 +54,6 @@ def test_help_names_all_that_a_command_takes(
     "arguments",
     [
         ["snapshot", "revert", "web", "s1"],
-        ["check", "web"],
         ["delete", "web", "s1", "--through", "s2"],
         ["delete", "web", "s1", "--children"],
         ["delete", "web", "s1", "--strategy", "stream"],

@@ -9,7 +9,7 @@ import pytest
 
 from backfold.journal.errors import Refused
 from backfold.journal.model import Disk
-from real.scene import DOMAIN, Scene, play
+from real.scene import DOMAIN, NoGuard, Scene, play
 
 
 def take_by_hand(scene: Scene, name: str) -> None:
@@ -44,7 +44,7 @@ async def record_again(scene: Scene, name: str) -> None:
 
 def test_a_running_chain_is_adopted_and_deleted(tmp_path: Path) -> None:
     async def story() -> None:
-        async with Scene(tmp_path, disks=2) as scene:
+        async with Scene(tmp_path, guard=NoGuard()) as scene:
             for name in ("s1", "s2", "s3"):
                 await scene.write()
                 await asyncio.to_thread(take_by_hand, scene, name)
@@ -52,19 +52,24 @@ def test_a_running_chain_is_adopted_and_deleted(tmp_path: Path) -> None:
             with pytest.raises(Refused) as refused:
                 await scene.engine.adopt(DOMAIN)
             assert {r.code for r in refused.value.reasons} == {"chain_differs"}
+            seen = await scene.engine.check(DOMAIN)
+            assert {f.code for f in seen.findings} == {"chain_differs", "orphan_image"}
+            assert {f.disk for f in seen.findings} == {"vda", None}
 
             await record_again(scene, "s3")
             adopted = await scene.engine.adopt(DOMAIN)
             assert adopted.power == "running"
             assert [s.name for s in adopted.snapshots] == ["s1", "s2", "s3"]
+            assert (await scene.engine.check(DOMAIN)).findings == ()
             await scene.verify_data()
 
             await scene.delete("s2")
             await scene.delete("s3")
             await scene.write()
+            assert (await scene.engine.check(DOMAIN, fix=True)).findings == ()
             left = await scene.engine.catalog.snapshots(DOMAIN)
             assert [(s.name, s.current) for s in left] == [("s1", True)]
-            assert len(scene.images()) == 4
+            assert len(scene.images()) == 2
             await scene.verify()
 
     play(story())
