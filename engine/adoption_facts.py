@@ -13,7 +13,8 @@ from ..journal import adoptions, catalog, runs
 from ..journal.errors import MonitorBusy, Reason
 from ..journal.model import Disk, Domain, FileId, FileStamp, Snapshot
 from ..states.ports import ImageHeader, ImageUser, LiveChain
-from .facts import ChainFacts, Reader
+from .facts import ChainFacts
+from .reader import Reader
 
 
 @dataclass(frozen=True, slots=True)

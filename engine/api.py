@@ -26,9 +26,9 @@ from ..journal.locks import LOCK_DIRECTORY
 from ..journal.model import Disk, Domain, FileId, Plan, Snapshot
 from ..journal.runs import TransitionRow
 from ..journal.store import Store
-from ..states.context import Options
 from ..states.deletion import DELETION
 from ..states.identities import identify_again
+from ..states.options import Options
 from ..states.outlook import Outlook
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
 from ..states.watch import Watch
@@ -46,6 +46,7 @@ from .libvirt import managed_images
 from .release import Release
 from .results import Creation, Deletion, DomainDisk
 from .seeds import SEEDS
+from .selection import selected, valid_options
 from .truth import boot_sources, sources_in_creation
 
 
@@ -302,36 +303,77 @@ class Engine:
     # Deletions
 
     async def plan(
-        self, domain: str, snapshot: str, *, ignore_libvirt: bool = False
+        self,
+        domain: str,
+        snapshot: str,
+        *,
+        through: str | None = None,
+        scope: str = "snapshot",
+        strategy: str = "auto",
+        image_folders: Sequence[str] = (),
+        ignore_libvirt: bool = False,
     ) -> Plan:
-        """What `delete` would do. Takes no lock, writes nothing. Raises `Refused`."""
-        return await self._driver.planner.plan(
-            "0" * 12, domain, snapshot, insist=ignore_libvirt
+        """What `delete` would do first. Takes no lock, writes nothing.
+
+        The arguments are those of `delete`. Raises `Refused`, and `UsageError` for
+        arguments that contradict each other.
+        """
+        options = valid_options(
+            Options(
+                insist=ignore_libvirt,
+                through=through,
+                scope=scope,
+                strategy=strategy,
+                image_folders=_absolute(image_folders),
+            )
         )
+        return await self._driver.planner.plan("0" * 12, domain, snapshot, options)
 
     async def delete(
         self,
         domain: str,
         snapshot: str,
         *,
+        through: str | None = None,
+        scope: str = "snapshot",
+        strategy: str = "auto",
+        image_folders: Sequence[str] = (),
         bandwidth: int | None = None,
         max_downtime_ms: int = 500,
         timeout: float | None = None,
         ignore_libvirt: bool = False,
         on_event: OnEvent | None = None,
     ) -> Deletion:
-        """Delete one snapshot; returns when it is gone and its images are retired.
+        """Delete snapshots; returns when they are gone and their images are retired.
 
-        ``bandwidth`` is in bytes per second, ``max_downtime_ms`` bounds how long the
-        guest may stand still, ``timeout`` (seconds) gives the run up before the
-        decision. Raises `Refused`, `Busy`, `RolledBack` or `Interrupted`. Cancelling
-        the await before the decision releases the guest and raises `Interrupted`;
-        after it the pivot is finished first.
+        ``through`` is the last of a range that begins with ``snapshot``. ``scope`` is
+        ``snapshot``, ``children`` (with its whole subtree), ``children-only`` or
+        ``metadata-only``; ``strategy`` is ``auto``, ``commit`` or ``stream``.
+        ``image_folders`` are searched for other users of the images, besides those
+        that images of this catalog are in. ``bandwidth`` is in bytes per second,
+        ``max_downtime_ms`` bounds how long the guest may stand still, ``timeout``
+        (seconds) gives the run up before the decision.
+
+        Raises `Refused`, `Busy`, `RolledBack` or `Interrupted`. Cancelling the await
+        before the decision releases the guest and raises `Interrupted`; after it the
+        pivot is finished first.
         """
-        options = Options(bandwidth, max_downtime_ms, timeout, ignore_libvirt)
+        options = valid_options(
+            Options(
+                bandwidth,
+                max_downtime_ms,
+                timeout,
+                ignore_libvirt,
+                through,
+                scope,
+                strategy,
+                _absolute(image_folders),
+            )
+        )
         driver = self._driver
         disks = (await self.catalog.domain(domain)).disks
-        frozen = (await self.catalog.snapshot(domain, snapshot)).disks
+        gone = selected(domain, await self.catalog.snapshots(domain), snapshot, options)
+        frozen = [entry for each in gone for entry in each.disks]
         paths = [disk.source for disk in disks] + [disk.frozen for disk in frozen]
         with driver.new_locks() as locks:
             locks.acquire(driver.identities(paths))
@@ -471,6 +513,17 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.geteuid())
+
+
+def _absolute(folders: Sequence[str]) -> tuple[str, ...]:
+    """Folders by absolute paths. Raises `UsageError` for what is no folder."""
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise UsageError(
+                f"{folder} is not a folder.",
+                remedy="Name folders that hold images (--image-dir).",
+            )
+    return tuple(os.path.abspath(folder) for folder in folders)
 
 
 def _judged(deletion: Deletion) -> Deletion:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..journal.errors import Reason
-from .facts import DiskFacts, Facts, unsupported
-from .sizes import fold_sizes
+from ..states.ports import ImageHeader
+from .facts import Facts, FoldFacts, unsupported
+from .sizes import FoldSizes
+from .strategy import strategy_of
 
 #: Run states in which QEMU holds its image locks. In a migration it holds none.
 SAFE_RUN_STATES: Final = frozenset(
@@ -51,40 +53,30 @@ def run_state_is_safe(facts: Facts) -> Iterator[Reason]:
         )
 
 
-def disks_are_there(facts: Facts) -> Iterator[Reason]:
-    """Every disk of the snapshot is a disk of the domain."""
+def images_are_readable(facts: Facts) -> Iterator[Reason]:
+    """Every image of every chain is there and can be read."""
     for disk in facts.disks:
-        if not disk.in_domain:
+        broken = [*disk.broken]
+        if disk.chain.broken is not None:
+            broken.insert(0, disk.chain.broken)
+        for code, message in dict.fromkeys(broken):
+            yield Reason(code, message, _REMEDY[code], disk.target)
+        chains = disk.chain.images
+        if disk.fold is not None:
+            chains += disk.fold.chain.images
+        for path in dict.fromkeys(image.path for image in chains if image.corrupt):
             yield Reason(
-                "chain_differs",
-                f"The snapshot includes {disk.target}, which the domain lacks.",
-                "Add the disk again with the image that it had.",
+                "corrupt_image",
+                f"{path} is marked corrupt.",
+                _REMEDY["corrupt_image"],
                 disk.target,
             )
 
 
-def images_are_readable(facts: Facts) -> Iterator[Reason]:
-    """Every image of every chain is there and can be read."""
-    for disk in facts.disks:
-        if disk.chain.broken is not None:
-            code, message = disk.chain.broken
-            yield Reason(code, message, _REMEDY[code], disk.target)
-        for image in disk.chain.images:
-            if image.corrupt:
-                yield Reason(
-                    "corrupt_image",
-                    f"{image.path} is marked corrupt.",
-                    _REMEDY["corrupt_image"],
-                    disk.target,
-                )
-
-
 def images_are_supported(facts: Facts) -> Iterator[Reason]:
     """Nothing in the way that this version would lose or misread."""
-    for disk in facts.disks:
-        if not disk.has_fold:
-            continue
-        for image in (disk.top, disk.base):
+    for disk, fold in facts.folds:
+        for image in fold.layers:
             if image.internal_snapshots:
                 yield Reason(
                     "internal_snapshot",
@@ -103,15 +95,32 @@ def images_are_supported(facts: Facts) -> Iterator[Reason]:
                     " then be a full one.",
                     disk.target,
                 )
-        for image in disk.opened:
+        for image in fold.opened:
             if (why := unsupported(image)) is not None:
                 yield Reason("unsupported_image", *why, disk.target)
-        if disk.above is None and disk.base.virtual_size > disk.top.virtual_size:
+        if (
+            fold.above is None
+            and fold.base.virtual_size > fold.top.virtual_size
+            and _strategy(facts, fold) == "commit"
+        ):
             yield Reason(
                 "size_differs",
-                f"{disk.base.path} is larger than {disk.top.path}: the guest would see"
+                f"{fold.base.path} is larger than {fold.top.path}: the guest would see"
                 " its disk grow.",
-                "Resize the overlay to the size of the image below it first.",
+                "Resize the overlay to the size of the image below it first, or use"
+                " --strategy stream.",
+                disk.target,
+            )
+
+
+def strategy_is_possible(facts: Facts) -> Iterator[Reason]:
+    """A way that was asked for can be gone."""
+    for disk, fold in facts.folds:
+        if _strategy(facts, fold) == "stream" and fold.top.format != "qcow2":
+            yield Reason(
+                "strategy_impossible",
+                f"{fold.top.path} is no qcow2 image: nothing can be streamed into it.",
+                "Use --strategy commit.",
                 disk.target,
             )
 
@@ -119,29 +128,33 @@ def images_are_supported(facts: Facts) -> Iterator[Reason]:
 def chain_is_as_recorded(facts: Facts) -> Iterator[Reason]:
     """Catalog, headers and a living QEMU agree on every chain."""
     for disk in facts.disks:
-        if not disk.in_domain or disk.chain.broken is not None:
+        if disk.chain.broken is not None or disk.broken:
             continue
-        if disk.depth is None:
-            message = f"{disk.frozen} is not in the chain of {disk.target}."
-        elif disk.depth == 0:
-            message = f"{disk.frozen} is the active image of {disk.target}."
-        elif disk.top.file not in disk.expected_tops:
-            message = f"The catalog does not know {disk.top.path} above {disk.frozen}."
-        elif facts.is_alive and disk.live is None:
+        message = None
+        if disk.misplaced:
+            _, path, why = disk.misplaced[0]
+            message = f"{path} {why}."
+        elif disk.fold is not None and not disk.fold.is_known:
+            fold = disk.fold
+            below = fold.layers[1].path
+            message = f"The catalog does not know {fold.top.path} above {below}."
+        elif facts.is_alive and disk.chain.images and disk.live is None:
             message = f"QEMU has {disk.chain.images[0].path} on none of its devices."
-        elif disk.live is not None and [(i.file, i.data) for i in disk.live.images] != [
-            (i.file, i.data and i.data.file) for i in disk.chain.images
-        ]:
+        elif (
+            disk.chain.images
+            and disk.live is not None
+            and [(i.file, i.data) for i in disk.live.images]
+            != [(i.file, i.data and i.data.file) for i in disk.chain.images]
+        ):
             names = " → ".join(i.filename for i in disk.live.images)
             message = f"QEMU has {disk.target} on another chain: {names}."
-        else:
-            continue
-        yield Reason(
-            "chain_differs",
-            message,
-            "Compare `backfold domain show` with `qemu-img info --backing-chain`.",
-            disk.target,
-        )
+        if message is not None:
+            yield Reason(
+                "chain_differs",
+                message,
+                "Compare `backfold domain show` with `qemu-img info --backing-chain`.",
+                disk.target,
+            )
 
 
 def nobody_uses_images(facts: Facts) -> Iterator[Reason]:
@@ -149,7 +162,10 @@ def nobody_uses_images(facts: Facts) -> Iterator[Reason]:
     if facts.monitor_busy:
         return  # That very QEMU has them.
     for disk in facts.disks:
-        for path, user in disk.users:
+        used = [(each.image.path, user) for each in disk.retired for user in each.users]
+        if disk.fold is not None:
+            used += disk.fold.users
+        for path, user in used:
             yield Reason(
                 "image_in_use",
                 f"{path} is in use: {user.what}.",
@@ -183,9 +199,16 @@ def nothing_foreign_in_qemu(facts: Facts) -> Iterator[Reason]:
 
 
 def base_belongs_to_chain(facts: Facts) -> Iterator[Reason]:
-    """Top and base have exactly one dependent: the next image of the chain."""
+    """What is written into or removed has no dependent but the next of the chain."""
     for disk in facts.disks:
-        for image, strangers in disk.strangers:
+        found: list[tuple[str, tuple[str, ...]]] = [
+            (each.image.path, each.strangers) for each in disk.retired
+        ]
+        if disk.fold is not None:
+            found += disk.fold.strangers
+            if _strategy(facts, disk.fold) == "commit":
+                found.append((disk.fold.top.path, disk.fold.top_users))
+        for image, strangers in found:
             for path in strangers:
                 yield Reason(
                     "foreign_user_of_base",
@@ -195,38 +218,45 @@ def base_belongs_to_chain(facts: Facts) -> Iterator[Reason]:
                 )
 
 
-def bases_have_space(facts: Facts) -> Iterator[Reason]:
-    """What the bases lack fits on their file systems and devices."""
+def survivors_have_space(facts: Facts) -> Iterator[Reason]:
+    """What the survivors lack fits on their file systems and devices."""
     needed: dict[int, int] = {}
-    for disk in facts.disks:
-        if disk.has_fold:
-            space = _growth(disk)
-            needed[disk.free_device] = needed.get(disk.free_device, 0) + space
-    for disk in facts.disks:
-        if disk.has_fold and needed[disk.free_device] > disk.free_bytes:
-            place = "device" if disk.base.file.is_block_device else "file system"
+    survivors = []
+    for disk, fold in facts.folds:
+        choice, sizes = strategy_of(fold, facts.options.strategy)
+        is_stream = choice.strategy == "stream"
+        free, device = fold.free_above if is_stream else fold.free_below
+        image = fold.top if is_stream else fold.base
+        survivors.append((disk.target, image, free, device))
+        needed[device] = needed.get(device, 0) + _growth(fold, image, sizes)
+    for target, image, free, device in survivors:
+        if needed[device] > free:
+            place = "device" if image.file.is_block_device else "file system"
             yield Reason(
                 "no_space",
-                f"{disk.base.path} may grow, and its {place} has {disk.free_bytes}"
-                f" bytes free of {needed[disk.free_device]} needed.",
+                f"{image.path} may grow, and its {place} has {free} bytes free of"
+                f" {needed[device]} needed.",
                 f"Make room on that {place}, or enlarge it.",
-                disk.target,
+                target,
             )
 
 
-def _growth(disk: DiskFacts) -> int:
-    """Bytes by which the base may grow. A raw one on a device has its full size."""
-    if disk.base.format == "raw" and disk.base.file.is_block_device:
-        return max(0, disk.top.virtual_size - disk.base.virtual_size)
-    return fold_sizes(disk.top_extents, disk.base_extents).space_bytes
+def _growth(fold: FoldFacts, survivor: ImageHeader, sizes: FoldSizes) -> int:
+    """Bytes by which a survivor may grow. A raw device has its full size."""
+    if survivor.format == "raw" and survivor.file.is_block_device:
+        return max(0, fold.top.virtual_size - survivor.virtual_size)
+    return sizes.space_bytes
 
 
 def storage_is_trusted(facts: Facts) -> Iterator[Reason]:
     """No image to be written into could not be flushed since the host was started."""
-    for disk in facts.disks:
-        if not disk.has_fold:
-            continue
-        for image in (disk.base, disk.above):
+    for disk, fold in facts.folds:
+        images = (
+            (fold.top,)
+            if _strategy(facts, fold) == "stream"
+            else (fold.base, fold.above)
+        )
+        for image in images:
             if image is not None and image.path in facts.failed_flushes:
                 yield Reason(
                     "flush_failed",
@@ -240,25 +270,29 @@ def storage_is_trusted(facts: Facts) -> Iterator[Reason]:
 
 def fence_is_possible(facts: Facts) -> Iterator[Reason]:
     """A superseded active image can be renamed."""
-    for disk in facts.disks:
-        if disk.fence_obstacle is not None:
+    for disk, fold in facts.folds:
+        if fold.fence_obstacle is not None and _strategy(facts, fold) == "commit":
             yield Reason(
                 "fence_impossible",
-                f"{disk.top.path} cannot be fenced: {disk.fence_obstacle}.",
+                f"{fold.top.path} cannot be fenced: {fold.fence_obstacle}.",
                 "Without the fence, a crash could boot the domain from old data."
-                " Remove the obstacle.",
+                " Remove the obstacle, or use --strategy stream.",
                 disk.target,
             )
 
 
 def not_managed_by_libvirt(facts: Facts) -> Iterator[Reason]:
     """Libvirt would go on naming an image that is gone."""
-    if facts.insist:
+    if facts.options.insist:
         return
     for disk in facts.disks:
-        for image in disk.chain.images:
+        images = {image.file: image for image in disk.chain.images}
+        if disk.fold is not None:
+            images |= {image.file: image for image in disk.fold.chain.images}
+        images |= {each.image.file: each.image for each in disk.retired}
+        for file, image in images.items():
             beside = image.data and facts.managed.get(image.data.file)
-            if name := facts.managed.get(image.file) or beside:
+            if name := facts.managed.get(file) or beside:
                 yield Reason(
                     "managed_by_libvirt",
                     f"{image.path} belongs to libvirt's {name}.",
@@ -268,18 +302,22 @@ def not_managed_by_libvirt(facts: Facts) -> Iterator[Reason]:
                 )
 
 
+def _strategy(facts: Facts, fold: FoldFacts) -> str:
+    return strategy_of(fold, facts.options.strategy)[0].strategy
+
+
 CHECKS: Final[tuple[Check, ...]] = (
     no_other_run,
     monitor_answers,
     run_state_is_safe,
-    disks_are_there,
     images_are_readable,
     images_are_supported,
+    strategy_is_possible,
     chain_is_as_recorded,
     nobody_uses_images,
     nothing_foreign_in_qemu,
     base_belongs_to_chain,
-    bases_have_space,
+    survivors_have_space,
     storage_is_trusted,
     fence_is_possible,
     not_managed_by_libvirt,

@@ -24,8 +24,9 @@ from ..states.new_overlays import identify_overlays_again
 from ..states.ports import LiveChain
 from ..states.stamps import stamp_of
 from ..states.take_snapshot import HANDLERS, CreationContext
-from .facts import Reader, unsupported
+from .facts import unsupported
 from .memory_files import memory_obstacles
+from .reader import Reader
 from .runner import Runner
 
 #: How often in a row a failed call is met before the run is left open.

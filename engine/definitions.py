@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
-from ..journal.catalog import fold_snapshot
+from ..journal.catalog import fold_snapshots
 from ..journal.model import CatalogChange
 
 
@@ -12,5 +12,5 @@ class CatalogDefinitions:
     """Applies a change in the very transaction that records it."""
 
     def apply(self, db: Database, change: CatalogChange) -> None:
-        """Record that a snapshot is folded away, compare-and-set; safe to repeat."""
-        fold_snapshot(db, change)
+        """Record that snapshots are folded away, compare-and-set; safe to repeat."""
+        fold_snapshots(db, change)

@@ -93,9 +93,17 @@ class DeletionModel:
         """Nothing has to be copied."""
         return not self.ctx.plan.folds
 
-    def is_off(self) -> bool:
-        """The plan found the domain off."""
-        return self.ctx.plan.power == "off"
+    def needs_helper(self) -> bool:
+        """The images are not those of a living QEMU of the domain."""
+        return self.ctx.plan.place == "helper"
+
+    def has_more(self) -> bool:
+        """Images without a name are left for another pass."""
+        return self.ctx.plan.has_more
+
+    def is_recorded(self) -> bool:
+        """An earlier pass has recorded that the snapshot is gone."""
+        return bool(self.ctx.row.passes)
 
     def has_helper(self) -> bool:
         """The journal knows a helper."""

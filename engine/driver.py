@@ -20,15 +20,16 @@ from ..journal.locks import Locks
 from ..journal.model import FileId
 from ..journal.runs import Author, DeletionRow, RunKey
 from ..journal.store import Store
-from ..states.context import Context, LeaveOpen, Options, Stuck
+from ..states.context import Context, LeaveOpen, Stuck
+from ..states.options import Options
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
 from ..states.take_snapshot import CreationContext
 from .creation_run import CreationRun
 from .definitions import CatalogDefinitions
 from .deletion_run import DeletionRun
 from .events import OnEvent
-from .facts import Reader
 from .planner import FoldPlanner
+from .reader import Reader
 from .results import Creation, Deletion
 
 
@@ -97,7 +98,8 @@ class Driver:
         files = set(self.identities([disk.source for disk in domain.disks]))
         for fold in row.plan.folds if row.plan is not None else ():
             fence = self.world.images.fence_name(fold.top.path, row.id)
-            files |= set(self.identities([fold.base.path, fence]))
+            layers = [image.path for image in fold.layers]
+            files |= set(self.identities([*layers, fence]))
         locks = self.new_locks()
         end = self.world.clock.monotonic() + patience
         while True:
@@ -138,7 +140,7 @@ class Driver:
         runner.ctx = Context(
             key=key,
             row=row,
-            options=Options(**row.options),
+            options=Options(**{**row.options, "image_folders": _folders(row)}),
             monitor=domain.monitor,
             hypervisor=world.hypervisor,
             images=world.images,
@@ -253,3 +255,8 @@ class Driver:
             data=data,
             remedy=remedy or f"Run `backfold recover {row.id}`.",
         )
+
+
+def _folders(row: DeletionRow) -> tuple[str, ...]:
+    """JSON has no tuples."""
+    return tuple(row.options.get("image_folders", ()))

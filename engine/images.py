@@ -127,9 +127,12 @@ class QemuImages:
                 await self._qemu_img.continue_bitmap(plan.overlay, bitmap, frozen)
         await self.sync([plan.overlay])
 
-    async def relink(self, image: Image, backing: str, backing_format: str) -> None:
+    async def relink(
+        self, image: Image, backing: str | None, backing_format: str | None
+    ) -> None:
         """Change the link in an image's header while nobody has it open, durably.
 
+        ``backing`` is None for an image that is to be based on nothing any more.
         Killed in here, the header names the old backing image or the new one; it is
         read back and flushed before this returns, and repeating it does no harm.
         """

@@ -14,9 +14,10 @@ from ..journal.errors import CommandFailed, MonitorBusy, Reason
 from ..journal.inspections import FinishedOrOpen
 from ..journal.model import Domain, FileId, Snapshot
 from ..states.ports import ImageHeader, ImageUser, LiveChain
-from .facts import ChainFacts, Reader
+from .facts import ChainFacts
 from .helper import helper_behind, helper_sockets
 from .inspection_folders import Stray, strays
+from .reader import Reader
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from sqlite_utils import Database
 
 from ..journal import catalog
 from ..journal.errors import CommandFailed, Reason
-from .facts import Reader
+from .reader import Reader
 
 #: Stands for the run that will remove the file one day.
 _SOME_RUN: Final = "0" * 12

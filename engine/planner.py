@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..journal.errors import Refused
-from ..journal.model import FileId, FileStamp, FoldPlan, Image, Plan
+from ..journal.model import (
+    FileId,
+    FileStamp,
+    FoldPlan,
+    Image,
+    KeptImage,
+    Plan,
+    RetiredImage,
+)
+from ..states.options import Options
 from ..states.ports import ImageHeader
 from .checks import all_reasons
-from .facts import DiskFacts, Facts, Reader
-from .sizes import fold_sizes
+from .facts import Facts, FoldFacts
+from .reader import Reader
+from .strategy import strategy_of
 
 
 class FoldPlanner:
@@ -20,52 +30,103 @@ class FoldPlanner:
         """Read through ``reader``."""
         self._reader = reader
 
-    async def plan(self, run: str, domain: str, snapshot: str, insist: bool) -> Plan:
-        """Plan one deletion; changes nothing. Raises `Refused` with all reasons."""
-        facts = await self._reader.read(run, domain, snapshot, insist)
+    async def plan(
+        self,
+        run: str,
+        domain: str,
+        snapshot: str,
+        options: Options,
+        earlier: int | None = None,
+    ) -> Plan:
+        """Plan one pass; changes nothing. Raises `Refused` with all reasons."""
+        facts = await self._reader.read(run, domain, snapshot, options, earlier)
         if reasons := all_reasons(facts):
             raise Refused(reasons)
         return plan_from(facts, self._reader.images.identify)
 
 
 def plan_from(facts: Facts, identify: Callable[[str], FileId | None]) -> Plan:
-    """What a deletion will do, from facts that passed every check."""
+    """What a pass of a deletion will do, from facts that passed every check."""
     power = "off"
     if facts.run_state is not None:
         power = "running" if facts.run_state == "running" else "paused"
+    folds = tuple(
+        _fold(facts, number, disk.target, fold, identify)
+        for number, (disk, fold) in enumerate(facts.folds, facts.earlier or 0)
+    )
+    later = {
+        disk.target: disk.fold
+        for disk in facts.disks
+        if disk.fold is not None and (disk, disk.fold) not in facts.folds
+    }
     return Plan(
         domain=facts.domain.name,
-        snapshot=facts.snapshot.name,
-        parent=facts.snapshot.parent,
+        snapshot=facts.named,
+        snapshots=tuple(snapshot.name for snapshot in facts.snapshots),
+        parent=facts.snapshots[0].parent if facts.snapshots else None,
         power=power,
+        place=facts.place,
         boot_id=facts.boot_id,
-        folds=tuple(
-            _fold(facts.run, number, disk, identify)
-            for number, disk in enumerate(facts.disks)
+        folds=folds,
+        kept=tuple(
+            KeptImage(disk.target, path, dependents)
+            for disk in facts.disks
+            for path, dependents in (*disk.kept, *_postponed(later.get(disk.target)))
         ),
-        invalid_before=facts.snapshot.reason,
-        risks=tuple(_risks(facts, power)),
+        retired=tuple(
+            RetiredImage(disk.target, _image(each.image), is_ours=True)
+            for disk in facts.disks
+            for each in disk.retired
+        ),
+        invalid_before={
+            snapshot.name: snapshot.reason
+            for snapshot in facts.snapshots
+            if snapshot.reason is not None
+        },
+        risks=tuple(_risks(facts, folds, power)),
+        has_more=facts.has_more,
     )
 
 
+def _postponed(fold: FoldFacts | None) -> list[tuple[str, tuple[str, ...]]]:
+    """Images whose fold comes in a later pass stay without a name until then."""
+    if fold is None:
+        return []
+    pairs = zip(fold.layers[1:], fold.layers, strict=False)
+    return [(image.path, (above.path,)) for image, above in pairs]
+
+
 def _fold(
-    run: str, number: int, disk: DiskFacts, identify: Callable[[str], FileId | None]
+    facts: Facts,
+    number: int,
+    target: str,
+    fold: FoldFacts,
+    identify: Callable[[str], FileId | None],
 ) -> FoldPlan:
-    sizes = fold_sizes(disk.top_extents, disk.base_extents)
-    stamp = disk.base_stamp
+    choice, sizes = strategy_of(fold, facts.options.strategy)
+    stamp = fold.base_stamp
     assert isinstance(stamp, FileStamp)
+    changed: tuple[ImageHeader | None, ImageHeader | None] = (fold.above, fold.base)
+    if choice.strategy == "stream":
+        changed = (fold.top, fold.below)
     return FoldPlan(
-        target=disk.target,
-        job=f"backfold-{run}-{number}",
-        strategy="commit",
-        top=_image(disk.top),
-        base=_image(disk.base),
-        above=None if disk.above is None else _image(disk.above),
-        chain=tuple(_image(image) for image in disk.chain.images),
-        link=None if disk.above is None else link(disk.above, disk.base, identify),
+        target=target,
+        job=f"backfold-{facts.run}-{number}",
+        strategy=choice.strategy,
+        chain=tuple(_image(image) for image in fold.chain.images),
+        first=fold.first,
+        last=fold.last,
+        link=(
+            None
+            if changed[0] is None or changed[1] is None
+            else link(changed[0], changed[1], identify)
+        ),
         copy_bytes=sizes.copy_bytes,
         space_bytes=sizes.space_bytes,
         base_stamp=stamp,
+        because=choice.because,
+        is_named=fold.is_named,
+        snapshots=fold.snapshots,
     )
 
 
@@ -95,18 +156,19 @@ def _image(header: ImageHeader) -> Image:
     )
 
 
-def _risks(facts: Facts, power: str) -> list[str]:
+def _risks(facts: Facts, folds: Sequence[FoldPlan], power: str) -> list[str]:
     risks = []
-    if any(disk.above is None for disk in facts.disks):
+    if any(fold.is_active for fold in folds):
         risks.append(
             "The disk's image name changes: whoever starts the domain must use the new"
             " one (`backfold domain args` prints it)."
         )
-    if facts.disks:
+    if any(not fold.is_stream for fold in folds):
+        which = "snapshot" if len(facts.snapshots) == 1 else "snapshots"
         risks.append(
-            "Once copying has begun, the snapshot cannot be reverted to any more, even"
+            f"Once copying has begun, the {which} cannot be reverted to any more, even"
             " if the deletion is rolled back."
         )
-    if power == "running" and any(disk.above is None for disk in facts.disks):
+    if power == "running" and any(fold.is_active for fold in folds):
         risks.append("The guest stands still for the pivot, within --max-downtime.")
     return risks

@@ -153,9 +153,15 @@ class QemuImg:
             raise _failed("create", link, answer)
 
     async def rebase(
-        self, path: str, backing: str, backing_format: str, data: DataFile | None = None
+        self,
+        path: str,
+        backing: str | None,
+        backing_format: str | None,
+        data: DataFile | None = None,
     ) -> None:
         """Change the backing file name in a qcow2 header, and nothing else.
+
+        With None for both, the image is based on nothing afterwards.
 
         qemu-img takes the image's lock itself. The header fits into one page and is
         written by one call: killed in here, the header has the old name or the new
@@ -166,9 +172,10 @@ class QemuImg:
             OutcomeUnknown: when qemu-img had to be killed: read the header.
         """
         name = await asyncio.to_thread(_options, path, "qcow2", data)
-        answer = await self.run(
-            *("rebase", "-u", "-b", backing, "-F", backing_format, name), changes=True
-        )
+        link = ["-b", backing or ""]
+        if backing_format is not None:
+            link += ["-F", backing_format]
+        answer = await self.run("rebase", "-u", *link, name, changes=True)
         if answer.status != 0:
             raise _failed("rebase", path, answer)
 

@@ -70,24 +70,28 @@ class Deletion:
         """The record of a row of the journal."""
         states = {fold.target: fold.state for fold in row.folds}
         folds = row.plan.folds if row.plan is not None else ()
+        done = [FoldResult(**disk) for each in row.passes for disk in each["disks"]]
         return cls(
             id=row.id,
             domain=row.domain,
             snapshot=row.snapshot,
             state=row.state,
             reason=row.reason,
-            disks=tuple(
-                FoldResult(
-                    fold.target,
-                    fold.strategy,
-                    fold.top.path,
-                    fold.base.path,
-                    fold.copy_bytes,
-                    states[fold.target],
-                    fold.is_active,
-                )
-                for fold in folds
-                if fold.target in states
+            disks=(
+                *done,
+                *(
+                    FoldResult(
+                        fold.target,
+                        fold.strategy,
+                        fold.top.path,
+                        fold.base.path,
+                        fold.copy_bytes,
+                        states[fold.target],
+                        fold.is_active,
+                    )
+                    for fold in folds
+                    if fold.target in states
+                ),
             ),
             downtime_ms=row.downtime_ms,
             started=row.started,

@@ -1,42 +1,38 @@
-"""How much a fold copies, and how much room it needs."""
+"""How much a fold copies, and how much room it needs. Pure, in bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..states.ports import Extent
 
+Range = tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class FoldSizes:
-    """Bytes that a fold copies, and bytes by which its base may grow."""
+    """Bytes that a fold copies, and bytes by which its survivor may grow."""
 
     copy_bytes: int
     space_bytes: int
 
 
-def fold_sizes(top: Sequence[Extent], base: Sequence[Extent]) -> FoldSizes:
-    """What the top holds, and what of that the base does not hold yet.
+def commit_sizes(layers: Sequence[Sequence[Extent]]) -> FoldSizes:
+    """All layers but the lowest go into it; ``layers`` are given top first.
 
-    Zero clusters of the top count as needing space: an intermediate commit in an
-    operator's QEMU writes them as data (measured). A thousandth and 1 MiB are added
-    for the tables of qcow2 when anything grows.
+    What several of them hold is copied once. Zero clusters count as needing space:
+    an intermediate commit in an operator's QEMU writes them as data (measured).
     """
-    held = [
+    held = merged(part for layer in layers[:-1] for part in _allocated(layer))
+    present = merged(
         (extent.start, extent.start + extent.length)
-        for extent in top
-        if extent.allocated
-    ]
-    present = [
-        (extent.start, extent.start + extent.length)
-        for extent in base
+        for extent in layers[-1]
         if extent.allocated and extent.data
-    ]
-    copied = sum(end - start for start, end in held)
-    shared = sum(end - start for start, end in _overlaps(held, present))
-    grows = copied - shared
-    return FoldSizes(copied, grows + grows // 1000 + (1 << 20) if grows else 0)
+    )
+    copied = _length(held)
+    grows = copied - _length(overlaps(held, present))
+    return FoldSizes(copied, _with_tables(grows))
 
 
 def with_holes(image: Sequence[Extent], file: Sequence[Extent]) -> tuple[Extent, ...]:
@@ -48,7 +44,7 @@ def with_holes(image: Sequence[Extent], file: Sequence[Extent]) -> tuple[Extent,
     parts: list[Extent] = []
     for extent in image:
         at, end = extent.start, extent.start + extent.length
-        here = list(_overlaps([(at, end)], spans)) if extent.data else []
+        here = list(overlaps([(at, end)], spans)) if extent.data else []
         for start, stop in here:
             if at < start:
                 parts.append(Extent(at, start - at, extent.allocated, False))
@@ -59,9 +55,31 @@ def with_holes(image: Sequence[Extent], file: Sequence[Extent]) -> tuple[Extent,
     return tuple(parts)
 
 
-def _overlaps(
-    left: Sequence[tuple[int, int]], right: Sequence[tuple[int, int]]
-) -> Iterator[tuple[int, int]]:
+def stream_sizes(layers: Sequence[Sequence[Extent]]) -> FoldSizes:
+    """What the lower layers hold, and the top does not hold yet, goes into the top."""
+    lower = merged(part for layer in layers[1:] for part in _allocated(layer))
+    top = merged(_allocated(layers[0]))
+    copied = _length(lower) - _length(overlaps(lower, top))
+    return FoldSizes(copied, _with_tables(copied))
+
+
+def held_bytes(extents: Sequence[Extent]) -> int:
+    """What an image holds of its own."""
+    return _length(merged(_allocated(extents)))
+
+
+def merged(ranges: Iterable[Range]) -> list[Range]:
+    """The same ranges, sorted, with nothing twice."""
+    found: list[Range] = []
+    for start, end in sorted(ranges):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+def overlaps(left: Sequence[Range], right: Sequence[Range]) -> Iterator[Range]:
     """The common parts of two sorted lists of ranges."""
     i = j = 0
     while i < len(left) and j < len(right):
@@ -73,3 +91,16 @@ def _overlaps(
             i += 1
         else:
             j += 1
+
+
+def _allocated(layer: Sequence[Extent]) -> Iterator[Range]:
+    return ((e.start, e.start + e.length) for e in layer if e.allocated)
+
+
+def _length(ranges: Iterable[Range]) -> int:
+    return sum(end - start for start, end in ranges)
+
+
+def _with_tables(grows: int) -> int:
+    """A thousandth and 1 MiB more, for the tables of qcow2, when anything grows."""
+    return grows + grows // 1000 + (1 << 20) if grows else 0

@@ -39,6 +39,7 @@ def boot_sources(
     return tuple(
         _source(disk, folds[disk.target], rows[disk.target], images, deletion.id)
         if disk.target in folds
+        and disk.source in (folds[disk.target].top.path, folds[disk.target].base.path)
         else BootSource(disk)
         for disk in domain.disks
     )

@@ -10,7 +10,6 @@ every POSIX lock that SQLite holds on it.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .errors import JournalBusy, JournalError
+from .model import Plan
 
 #: How often a copy is tried that another process wrote into meanwhile.
 TRIES: Final = 50
@@ -301,16 +301,16 @@ def _images(
 ) -> tuple[tuple[str, str, str, str], ...]:
     """The folds of a deletion, as far as rows and plan can be read."""
     try:
-        folds = json.loads(plan)["folds"] if plan is not None else []
+        folds = Plan.from_json(plan).folds if plan is not None else ()
         states = dict(
             db.execute("select target, state from folds where deletion = ?", (run,))
         )
         return tuple(
             (
-                str(fold["target"]),
-                str(states.get(fold["target"], "?")),
-                str(fold["top"]["path"]),
-                str(fold["base"]["path"]),
+                fold.target,
+                str(states.get(fold.target, "?")),
+                fold.top.path,
+                fold.base.path,
             )
             for fold in folds
         )

@@ -7,12 +7,21 @@ are ever removed.
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Sequence
 
 from sqlite_utils import Database
 
 from .errors import Reason, Refused, UsageError
-from .model import CatalogChange, CreationPlan, Disk, Domain, Snapshot, SnapshotDisk
+from .model import (
+    CatalogChange,
+    CreationPlan,
+    Disk,
+    DiskChange,
+    Domain,
+    Snapshot,
+    SnapshotDisk,
+)
 from .runs import open_run_reasons
 from .store import Store
 
@@ -266,46 +275,90 @@ def mark_snapshot(
     )
 
 
-def fold_snapshot(db: Database, change: CatalogChange) -> None:
-    """Record that a snapshot has been folded away. Safe to repeat.
+def fold_snapshots(db: Database, change: CatalogChange) -> None:
+    """Record that snapshots have been folded away. Safe to repeat.
 
     Disk sources, the frozen images of other snapshots, the children's parent and
-    the current snapshot change with the snapshot's own row, or not at all.
+    the current snapshot change with the snapshots' own rows, or not at all.
     """
-    name, gone = change.domain, change.snapshot
-    row = db.execute(
-        "select parent, current from snapshots where domain = ? and name = ?",
-        (name, gone),
-    ).fetchone()
-    if row is None:
+    name = change.domain
+    present = {row[0] for row in _rows(db, "select name from snapshots", name)}
+    gone = [snapshot for snapshot in change.snapshots if snapshot in present]
+    if change.snapshots and not gone:
         return
+    for snapshot in gone:
+        _reparent(db, name, snapshot)
     for disk in change.disks:
         put_image(db, disk.base, disk.format, None)
-        if disk.active:
-            _changed_one(
-                db,
-                "update disks set source = ? where domain = ? and target = ?"
-                " and source = ?",
-                (disk.base, name, disk.target, disk.top),
-            )
-        else:
-            _changed_one(
-                db,
-                "update snapshot_disks set frozen = ? where domain = ? and target = ?"
-                " and frozen = ? and snapshot <> ?",
-                (disk.base, name, disk.target, disk.top, gone),
-            )
-    parent, current = row
+        _move_references(db, change, disk)
+        db.execute(
+            "delete from kept_images where path in (?, ?)", (disk.top, disk.base)
+        )
+    for target, path in change.kept:
+        db.execute(
+            "insert or ignore into kept_images (path, domain, target) values (?, ?, ?)",
+            (path, name, target),
+        )
+
+
+def _reparent(db: Database, domain_name: str, gone: str) -> None:
+    """Remove a snapshot; its children and the current mark go to its parent."""
+    parent, current = db.execute(
+        "select parent, current from snapshots where domain = ? and name = ?",
+        (domain_name, gone),
+    ).fetchone()
     db.execute(
         "update snapshots set parent = ? where domain = ? and parent = ?",
-        (parent, name, gone),
+        (parent, domain_name, gone),
     )
-    db.execute("delete from snapshots where domain = ? and name = ?", (name, gone))
+    db.execute(
+        "delete from snapshots where domain = ? and name = ?", (domain_name, gone)
+    )
     if current and parent:
         db.execute(
             "update snapshots set current = 1 where domain = ? and name = ?",
-            (name, parent),
+            (domain_name, parent),
         )
+
+
+def _move_references(db: Database, change: CatalogChange, disk: DiskChange) -> None:
+    """Whoever named the top names the base now, compare-and-set.
+
+    Where no snapshot goes with it, it may have happened already: nothing had named
+    the base before.
+    """
+    where = (disk.base, change.domain, disk.target, disk.top)
+    changed = 0
+    for table, column in (("disks", "source"), ("snapshot_disks", "frozen")):
+        changed += db.execute(
+            f"update {table} set {column} = ? where domain = ? and target = ?"
+            f" and {column} = ?",
+            where,
+        ).rowcount
+    again = not change.snapshots and bool(users_of_image(db, disk.base))
+    if disk.is_named and not changed and not again:
+        raise _changed_by_somebody()
+
+
+def kept_images(db: Database, domain_name: str) -> list[tuple[str, str]]:
+    """Images that stay without a snapshot, as (target, path)."""
+    rows = _rows(db, "select target, path from kept_images", domain_name)
+    return [(str(target), str(path)) for target, path in rows]
+
+
+def makers(db: Database, paths: Sequence[str]) -> dict[str, str | None]:
+    """Of these images those that the catalog has, with the creation that made them."""
+    marks = ", ".join("?" for _ in paths)
+    rows = db.execute(
+        f"select path, made_by from images where path in ({marks})", tuple(paths)
+    ).fetchall()
+    return {str(path): made_by for path, made_by in rows}
+
+
+def image_folders(db: Database) -> list[str]:
+    """Every folder that an image of this catalog is in."""
+    paths = db.execute("select path from images").fetchall()
+    return sorted({os.path.dirname(str(path)) for (path,) in paths})
 
 
 def put_image(db: Database, path: str, format: str, made_by: str | None) -> None:
@@ -320,6 +373,7 @@ def put_image(db: Database, path: str, format: str, made_by: str | None) -> None
 
 def forget_image(db: Database, path: str) -> None:
     """Forget an image that is gone."""
+    db.execute("delete from kept_images where path = ?", (path,))
     db.execute("delete from images where path = ?", (path,))
 
 
@@ -365,11 +419,20 @@ def memories(db: Database) -> list[tuple[str, str]]:
     return [(str(words), str(path)) for words, path in rows]
 
 
+def _rows(db: Database, select: str, domain_name: str) -> list[tuple[str, ...]]:
+    rows = db.execute(f"{select} where domain = ?", (domain_name,)).fetchall()
+    return [tuple(row) for row in rows]
+
+
 def _changed_one(db: Database, sql: str, parameters: tuple[str, ...]) -> None:
     """Compare-and-set: the catalog must be as the plan saw it."""
     if db.execute(sql, parameters).rowcount != 1:
-        raise UsageError(
-            "The catalog was changed by somebody else while the run was open.",
-            data="The images are as the run left them; the catalog is unchanged.",
-            remedy="`backfold domain show` and `backfold log` show both sides.",
-        )
+        raise _changed_by_somebody()
+
+
+def _changed_by_somebody() -> UsageError:
+    return UsageError(
+        "The catalog was changed by somebody else while the run was open.",
+        data="The images are as the run left them; the catalog is unchanged.",
+        remedy="`backfold domain show` and `backfold log` show both sides.",
+    )

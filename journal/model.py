@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-PLAN_VERSION = 1
+#: Of deletions. Plans of version 1 are read as well.
+PLAN_VERSION: Final = 2
+READABLE_PLANS: Final = (1, PLAN_VERSION)
+#: Of creations.
+CREATION_VERSION: Final = 1
 
 
 def plan_version(text: str) -> object:
@@ -137,54 +141,150 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class FoldPlan:
-    """What a deletion does on one disk.
+    """What a deletion does on one disk: some images of a chain become one.
 
-    The data of ``top`` is copied down into ``base``. ``above`` is the image whose
-    backing image is ``top``; it is None when ``top`` is the active image. ``link``
-    is the string that ``above`` gets as its backing file name (relative links stay
-    relative). ``copy_bytes`` is what is copied, ``space_bytes`` what the base's file
-    system must have free.
+    ``chain`` is the whole chain, the active image (or the head of a branch) first.
+    The images at the depths ``first`` to ``last`` are the layers that become one:
+    *commit* copies all of them down into the lowest, *stream* copies all of them up
+    into the highest. ``link`` is the string that the relinked image gets as its
+    backing file name (relative links stay relative), None when no link changes or
+    nothing is left below. ``copy_bytes`` is what is copied, ``space_bytes`` what the
+    file system of the survivor must have free. ``because`` says why this strategy.
+    ``is_named``: a disk or a snapshot of the catalog refers to the top.
+    ``snapshots`` lose their point in time once a commit has written into the base.
     """
 
     target: str
     job: str
     strategy: str
-    top: Image
-    base: Image
-    above: Image | None
     chain: tuple[Image, ...]
+    first: int
+    last: int
     link: str | None
     copy_bytes: int
     space_bytes: int
     base_stamp: FileStamp
+    because: str = ""
+    is_named: bool = True
+    snapshots: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> tuple[Image, ...]:
+        """The images that become one, the top first."""
+        return self.chain[self.first : self.last + 1]
+
+    @property
+    def top(self) -> Image:
+        """The highest of the layers."""
+        return self.chain[self.first]
+
+    @property
+    def base(self) -> Image:
+        """The lowest of the layers."""
+        return self.chain[self.last]
+
+    @property
+    def above(self) -> Image | None:
+        """The image based on the top; None when the top is the head of the chain."""
+        return self.chain[self.first - 1] if self.first else None
+
+    @property
+    def below(self) -> Image | None:
+        """The image that the base is based on."""
+        return self.chain[self.last + 1] if self.last + 1 < len(self.chain) else None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the data goes up: nothing pivots, and the base is left as it was."""
+        return self.strategy == "stream"
 
     @property
     def is_active(self) -> bool:
-        """Whether the top of the fold is the image that the guest writes to."""
-        return self.above is None
+        """Whether the head of the chain changes: a commit of the very top."""
+        return not self.is_stream and self.first == 0
+
+    @property
+    def survivor(self) -> Image:
+        """The layer that the others are copied into."""
+        return self.top if self.is_stream else self.base
+
+    @property
+    def superseded(self) -> tuple[Image, ...]:
+        """The layers that are useless afterwards, the highest first."""
+        return self.layers[1:] if self.is_stream else self.layers[:-1]
+
+    @property
+    def relinked(self) -> Image | None:
+        """The image whose link changes; None in an active commit."""
+        return self.top if self.is_stream else self.above
+
+    @property
+    def linked_to(self) -> Image | None:
+        """What the link of the relinked image leads to afterwards, if to anything."""
+        return self.below if self.is_stream else self.base
 
     @property
     def active_image(self) -> Image:
-        """The top of the chain, the image that the guest writes to."""
+        """The head of the chain: for a disk, the image that the guest writes to."""
         return self.chain[0]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a deletion will do.
+class KeptImage:
+    """An image that loses its snapshot and stays, because several others need it."""
 
-    ``power`` is ``running``, ``paused`` or ``off``. ``invalid_before`` is the reason
-    for which the snapshot was invalid already. Device numbers are of ``boot_id``.
+    target: str
+    path: str
+    dependents: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RetiredImage:
+    """An image that nothing needs any more and that is removed without a copy.
+
+    ``is_ours``: a snapshot made it. One that is not ours is left where it is.
+    """
+
+    target: str
+    image: Image
+    is_ours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """The memory of a snapshot, in a file of its own; ``file`` is None if missing."""
+
+    snapshot: str
+    path: str
+    file: FileId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one pass of a deletion will do.
+
+    ``snapshot`` is the one that was named, ``snapshots`` are all that go in this
+    pass, with the parent that the children of each get. ``power`` is ``running``,
+    ``paused`` or ``off``; ``place`` is where the jobs run: in the ``domain``'s own
+    QEMU or in a ``helper``. ``invalid_before`` has the reasons of snapshots that were
+    invalid already. ``has_more``: another pass follows, for images that stay without
+    a name until then. Device numbers are of ``boot_id``.
     """
 
     domain: str
     snapshot: str
+    snapshots: tuple[str, ...]
     parent: str | None
     power: str
+    place: str
     boot_id: str
     folds: tuple[FoldPlan, ...]
-    invalid_before: str | None = None
+    kept: tuple[KeptImage, ...] = ()
+    retired: tuple[RetiredImage, ...] = ()
+    memories: tuple[MemoryFile, ...] = ()
+    invalid_before: Mapping[str, str] = field(default_factory=dict)
     risks: tuple[str, ...] = ()
+    has_more: bool = False
     version: int = PLAN_VERSION
 
     def fold(self, target: str) -> FoldPlan:
@@ -200,12 +300,60 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a stored plan; ValueError when its version is another one."""
+        """Read a stored plan; ValueError when its version is not readable here."""
         data = json.loads(text)
+        if data.get("version") == 1:
+            data = _of_version_1(data)
         if data.get("version") != PLAN_VERSION:
             raise ValueError(f"plan version {data.get('version')}, not {PLAN_VERSION}")
-        folds = tuple(_fold(item) for item in data.pop("folds"))
-        return cls(**{**data, "folds": folds, "risks": tuple(data["risks"])})
+        return cls(
+            **{
+                **data,
+                "snapshots": tuple(data["snapshots"]),
+                "folds": tuple(_fold(item) for item in data["folds"]),
+                "kept": tuple(
+                    KeptImage(**{**item, "dependents": tuple(item["dependents"])})
+                    for item in data["kept"]
+                ),
+                "retired": tuple(
+                    RetiredImage(**{**item, "image": _image(item["image"])})
+                    for item in data["retired"]
+                ),
+                "memories": tuple(
+                    MemoryFile(**{**item, "file": _file(item["file"])})
+                    for item in data["memories"]
+                ),
+                "risks": tuple(data["risks"]),
+            }
+        )
+
+
+def _of_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan of 0.1: one snapshot, and two layers for each disk."""
+
+    def fold(old: Mapping[str, Any]) -> dict[str, Any]:
+        paths = [image["path"] for image in old["chain"]]
+        first, last = paths.index(old["top"]["path"]), paths.index(old["base"]["path"])
+        gone = ("top", "base", "above")
+        same = {name: value for name, value in old.items() if name not in gone}
+        return {**same, "first": first, "last": last, "snapshots": [data["snapshot"]]}
+
+    reason = data["invalid_before"]
+    return {
+        **data,
+        "version": 2,
+        "snapshots": [data["snapshot"]],
+        "place": "helper" if data["power"] == "off" else "domain",
+        "folds": [fold(item) for item in data["folds"]],
+        "kept": [],
+        "retired": [],
+        "memories": [],
+        "invalid_before": {} if reason is None else {data["snapshot"]: reason},
+    }
+
+
+def _file(data: Mapping[str, Any] | None) -> FileId | None:
+    return None if data is None else FileId(**data)
 
 
 def _image(data: Mapping[str, Any]) -> Image:
@@ -222,15 +370,12 @@ def _image(data: Mapping[str, Any]) -> Image:
 
 
 def _fold(data: Mapping[str, Any]) -> FoldPlan:
-    above = data["above"]
     return FoldPlan(
         **{
             **data,
-            "top": _image(data["top"]),
-            "base": _image(data["base"]),
-            "above": None if above is None else _image(above),
             "chain": tuple(_image(item) for item in data["chain"]),
             "base_stamp": FileStamp(**data["base_stamp"]),
+            "snapshots": tuple(data["snapshots"]),
         }
     )
 
@@ -260,7 +405,7 @@ class CreationPlan:
     power: str
     boot_id: str
     overlays: tuple[OverlayPlan, ...]
-    version: int = PLAN_VERSION
+    version: int = CREATION_VERSION
     is_stamped: bool = False
     memory: str | None = None
 
@@ -272,8 +417,10 @@ class CreationPlan:
     def from_json(cls, text: str) -> CreationPlan:
         """Read a stored plan; ValueError when its version is another one."""
         data = json.loads(text)
-        if data.get("version") != PLAN_VERSION:
-            raise ValueError(f"plan version {data.get('version')}, not {PLAN_VERSION}")
+        if data.get("version") != CREATION_VERSION:
+            raise ValueError(
+                f"plan version {data.get('version')}, not {CREATION_VERSION}"
+            )
         overlays = tuple(
             OverlayPlan(
                 **{
@@ -289,19 +436,27 @@ class CreationPlan:
 
 @dataclass(frozen=True, slots=True)
 class DiskChange:
-    """A disk whose data now lives in ``base`` and no longer in ``top`` (paths)."""
+    """Whoever referred to the image at ``top`` now refers to ``base`` (paths).
+
+    ``format`` is that of the base. ``is_named``: the plan saw such a reference. A
+    stream changes no reference at all.
+    """
 
     target: str
     top: str
     base: str
     format: str
-    active: bool
+    is_named: bool
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogChange:
-    """What the catalog learns when a snapshot has been folded away."""
+    """What the catalog learns when snapshots have been folded away.
+
+    ``kept`` are images (target, path) that stay without a snapshot.
+    """
 
     domain: str
-    snapshot: str
+    snapshots: tuple[str, ...]
     disks: tuple[DiskChange, ...]
+    kept: tuple[tuple[str, str], ...] = ()

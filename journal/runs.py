@@ -22,7 +22,7 @@ from .errors import (
     Undeclared,
     UsageError,
 )
-from .model import PLAN_VERSION, CreationPlan, FileStamp, Plan, plan_version
+from .model import READABLE_PLANS, CreationPlan, FileStamp, Plan, plan_version
 
 _TABLES: Final = {"deletion": "deletions", "creation": "creations"}
 
@@ -73,6 +73,7 @@ class DeletionRow:
     started: str
     finished: str | None
     folds: tuple[FoldRow, ...]
+    passes: tuple[Mapping[str, Any], ...] = ()
     #: A newer Backfold stored the plan; this one cannot drive the run.
     has_foreign_plan: bool = False
 
@@ -271,6 +272,31 @@ def update_deletion(db: Database, key: RunKey, **fields: Any) -> None:
         raise _superseded(key)
 
 
+def end_pass(db: Database, key: RunKey) -> None:
+    """Keep what a pass did, and make room for the plan of the next one.
+
+    Raises `Superseded`.
+    """
+    row = deletion(db, key.id)
+    states = {fold.target: fold.state for fold in row.folds}
+    folds = () if row.plan is None else row.plan.folds
+    done = [
+        {
+            "target": fold.target,
+            "strategy": fold.strategy,
+            "top": fold.top.path,
+            "base": fold.base.path,
+            "bytes": fold.copy_bytes,
+            "state": states[fold.target],
+            "is_active": fold.is_active,
+        }
+        for fold in folds
+    ]
+    passes = json.dumps([*row.passes, {"disks": done}], sort_keys=True)
+    update_deletion(db, key, passes=passes, plan=None)
+    put_folds(db, key, [], "planned")
+
+
 def put_creation_plan(db: Database, key: RunKey, plan: CreationPlan) -> None:
     """Replace the plan of a creation. Raises `Superseded`."""
     _expect(db, key)
@@ -432,7 +458,7 @@ def _read_deletion(db: Database, row: Mapping[str, Any]) -> DeletionRow:
     )
     own = [name for name in DeletionRow.__slots__ if name in row]
     plan = None
-    if row["plan"] is not None and plan_version(row["plan"]) == PLAN_VERSION:
+    if row["plan"] is not None and plan_version(row["plan"]) in READABLE_PLANS:
         plan = Plan.from_json(row["plan"])
     return DeletionRow(
         **{
@@ -443,6 +469,7 @@ def _read_deletion(db: Database, row: Mapping[str, Any]) -> DeletionRow:
             "helper": _loaded(row["helper"]),
             "hold": _loaded(row["hold"]),
             "cancel_requested": bool(row["cancel_requested"]),
+            "passes": tuple(json.loads(row["passes"])),
             "folds": tuple(
                 FoldRow(
                     fold["target"],

@@ -35,7 +35,7 @@ class TooMuch(Exception):
 
 
 async def flush_copied(ctx: Context, session: Session, folds: Folds) -> None:
-    """Make durable what intermediate folds copied, before any link can change.
+    """Make durable what intermediate folds and streams copied, before any link changes.
 
     QEMU rewrites the link of the image above before it flushes what it copied; a
     kill right after loses data (measured). Idempotent.
@@ -48,15 +48,17 @@ async def flush_copied(ctx: Context, session: Session, folds: Folds) -> None:
         chains = await ctx.chains(session)
         for fold in waiting:
             chain, _ = locate(chains, fold)
-            depth = None if chain is None else chain.index(fold.base.file)
+            depth = None if chain is None else chain.index(fold.survivor.file)
             if chain is None or depth is None:
-                raise CommandFailed(f"The base of {fold.target} is not in the graph.")
+                raise CommandFailed(
+                    f"{fold.survivor.path} of {fold.target} is not in the graph."
+                )
             try:
                 await session.flush(chain.images[depth])
             except FlushFailed as error:
                 # By the name that the plan has for it, not by QEMU's.
-                raise FlushFailed(fold.base.path, error.why) from error
-        await ctx.sync([path for fold in waiting for path in fold.base.paths])
+                raise FlushFailed(fold.survivor.path, error.why) from error
+        await ctx.sync([path for fold in waiting for path in fold.survivor.paths])
 
     await ctx.effects.perform("flush_copied", flush)
 
@@ -120,7 +122,7 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
         )
     # QEMU flushes with fdatasync, which leaves mtimes behind: an overlay that was not
     # fsynced too would look after a power cut as if it had gone on (see `stamps`).
-    written = [path for fold in folds for path in fold.base.paths]
+    written = [path for fold in folds for path in fold.survivor.paths]
     written += [path for fold in actives for path in fold.top.paths]
     await ctx.effects.perform("sync_written", lambda: _sync(ctx, written, deadline))
     superseded = tuple(fold for fold in folds if fold.is_active)
@@ -190,7 +192,7 @@ async def _fence(ctx: Context, folds: Folds) -> None:
     for fold in folds:
         if fold.target in ctx.by_hand and ctx.images.identify(fold.top.path) is None:
             continue  # Who completed its job has put its overlay away, too.
-        await ctx.images.rename(fold.top.path, ctx.fence(fold), fold.top.file)
+        await ctx.images.rename(fold.top.path, ctx.fence(fold.top), fold.top.file)
 
 
 async def _look_again(ctx: Context, session: Session, folds: Folds) -> None:
@@ -212,7 +214,7 @@ async def _look_again(ctx: Context, session: Session, folds: Folds) -> None:
 
 
 def _stamps(ctx: Context, fold: FoldPlan) -> tuple[FileStamp, FileStamp]:
-    path = ctx.fence(fold) if fold.is_active else fold.top.path
+    path = ctx.fence(fold.top) if fold.is_active else fold.top.path
     top, base = stamp_of(fold.top, ctx.images, path), stamp_of(fold.base, ctx.images)
     if fold.target in ctx.by_hand:
         top = top or base

@@ -108,12 +108,12 @@ async def _ensure_job(
                 "resume_job", lambda: _resume(session, fold.job), intent=_of(fold)
             )
         return
-    if fold.above is not None:
-        above = chain.images[chain.index(fold.above.file) or 0]
-        if above.read_only:
+    if fold.relinked is not None:
+        relinked = chain.images[chain.index(fold.relinked.file) or 0]
+        if relinked.read_only:
             await ctx.effects.perform(
                 "reopen_above",
-                lambda: session.set_writable(above, True),
+                lambda: session.set_writable(relinked, True),
                 intent=_of(fold),
             )
 

@@ -15,9 +15,10 @@ from sqlite_utils import Database
 
 from ..journal import runs
 from ..journal.errors import FlushFailed, MonitorBusy
-from ..journal.model import FoldPlan, Plan
+from ..journal.model import FoldPlan, Image, Plan
 from ..journal.runs import Author, DeletionRow, RunKey
 from .identities import identify_again
+from .options import Options
 from .ports import (
     Clock,
     Definitions,
@@ -66,16 +67,6 @@ class Stuck(Exception):
         self.what = what
         self.data = data
         self.remedy = remedy
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the caller asked for: bytes per second, milliseconds, seconds."""
-
-    bandwidth: int | None = None
-    max_downtime_ms: int = 500
-    timeout: float | None = None
-    insist: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +160,12 @@ class Context:
         return self.row.plan
 
     @property
+    def is_beside(self) -> bool:
+        """Whether the images are none of the domain's QEMU, which may run on."""
+        plan = self.new_plan or self.row.plan
+        return plan is not None and plan.place == "helper" and plan.power != "off"
+
+    @property
     def author(self) -> Author:
         """Who writes rows, now."""
         return Author(self.who, self.clock.now())
@@ -177,9 +174,9 @@ class Context:
         """The journal's state of one fold."""
         return next(fold.state for fold in self.row.folds if fold.target == target)
 
-    def fence(self, fold: FoldPlan) -> str:
-        """The name that the top of this fold gets when it is superseded."""
-        return self.images.fence_name(fold.top.path, self.id)
+    def fence(self, image: Image) -> str:
+        """The name that an image gets when it is superseded."""
+        return self.images.fence_name(image.path, self.id)
 
     async def refresh(self) -> None:
         """Read the run again, after rows of it were written."""
@@ -214,7 +211,7 @@ class Context:
         """
         if self.session is not None:
             return self.session
-        if self.monitor is not None:
+        if self.monitor is not None and not self.is_beside:
             self.session = await self._attach(self.monitor)
         if self.session is None and (record := self.helper_record()) is not None:
             self.session = await self.hypervisor.attach_helper(record)
@@ -266,7 +263,11 @@ class Context:
 
     def aliases(self) -> dict[str, str]:
         """Old names of images that are, or were, fenced, to their present ones."""
-        fences = {fold.top.path: self.fence(fold) for fold in self.plan.folds}
+        fences = {
+            image.path: self.fence(image)
+            for fold in self.plan.folds
+            for image in fold.superseded
+        }
         return {**fences, **{fence: path for path, fence in fences.items()}}
 
     async def _attach(self, monitor: str) -> Session | None:
@@ -291,17 +292,21 @@ def locate(
 
     Compared by device and inode, below filters: names prove nothing.
     """
+    layers = [image.file for image in fold.layers]
+    kept_top = fold.top if fold.is_stream else None
+    over = kept_top or fold.above
+    after = [] if fold.linked_to is None else [fold.linked_to.file]
     for chain in chains:
-        if fold.above is None:
-            at = 0
-        else:
-            above = chain.index(fold.above.file)
-            if above is None:
+        at = 0
+        if over is not None:
+            depth = chain.index(over.file)
+            if depth is None:
                 continue
-            at = above + 1
-        files = [image.file for image in chain.images[at : at + 2]]
-        if files[:1] == [fold.base.file]:
-            return chain, Position.SWITCHED
-        if files == [fold.top.file, fold.base.file]:
+            at = depth + 1
+        files = [image.file for image in chain.images]
+        start = at - 1 if kept_top else at
+        if files[start : start + len(layers)] == layers:
             return chain, Position.ON_TOP
+        if files[at : at + 1] == after:
+            return chain, Position.SWITCHED
     return None, Position.ELSEWHERE

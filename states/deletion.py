@@ -43,7 +43,7 @@ OPEN_IMAGES: Final = Step(
 )
 REOPEN_ABOVE: Final = Step(
     "reopen_above",
-    "reopens the image above an intermediate top read-write: QEMU"
+    "reopens the image whose link will change read-write: QEMU"
     " crashes at job-finalize when it cannot",
     "an image below the active one is open for writing, unwritten",
     Recovery.REPEAT,
@@ -51,8 +51,8 @@ REOPEN_ABOVE: Final = Step(
 )
 START_JOB: Final = Step(
     "start_job",
-    "starts `block-commit` with auto-finalize and auto-dismiss off, on-error"
-    " stop, and an id derived from the deletion",
+    "starts `block-commit` or `block-stream` with auto-finalize and auto-dismiss"
+    " off, on-error stop, and an id derived from the deletion",
     "a job that copies; the old chain stays whole",
     Recovery.OBSERVE,
     undone_by="cancel_jobs",
@@ -74,7 +74,7 @@ DISMISS_JOBS: Final = Step(
 BALLOT: Final = (
     Step(
         "flush_copied",
-        "flushes the base of each intermediate fold in PENDING and syncs"
+        "flushes what each intermediate fold and stream wrote in PENDING and syncs"
         " it: QEMU rewrites the link first and flushes later",
         "nothing",
         Recovery.REPEAT,
@@ -132,7 +132,7 @@ BALLOT: Final = (
 
 DELETION: Final = Declaration(
     name="deletion",
-    title="A deletion: one snapshot folded away",
+    title="A deletion: snapshots folded away",
     states=(
         State(
             "validate",
@@ -144,7 +144,7 @@ DELETION: Final = Declaration(
         State(
             "prepare",
             "Runs the same checks under the lock, tries out the fence, syncs the frozen"
-            " images, stores the plan and marks the snapshot as being deleted.",
+            " images, stores the plan and marks the snapshots as being deleted.",
             killed="An empty probe file beside an image, or the helper of an earlier"
             " attempt.",
             recovers="Runs again; the probe file is removed.",
@@ -169,7 +169,7 @@ DELETION: Final = Declaration(
         State(
             "start_paused",
             "Starts the helper, a paused QEMU without vCPU and devices, and opens the"
-            " images in it. Only when the domain is off.",
+            " images in it. Only when no QEMU of the domain has them.",
             killed="A helper that has opened nothing, or has the images open.",
             recovers="Alive: attach to it. Dead: start again.",
             steps=(
@@ -332,9 +332,7 @@ DELETION: Final = Declaration(
                 ),
             ),
         ),
-        State(
-            "completed", "The snapshot is gone, its data is in the base.", final=True
-        ),
+        State("completed", "The snapshots are gone; every write is there.", final=True),
         State(
             "roll_back",
             "Undoes in reverse: jobs cancelled and ended, images read-only again, the"
@@ -380,7 +378,13 @@ DELETION: Final = Declaration(
             "nothing has to be copied",
             ("has_no_folds",),
         ),
-        Edge("proceed", "prepare", "start_paused", "domain off", ("is_off",)),
+        Edge(
+            "proceed",
+            "prepare",
+            "start_paused",
+            "no QEMU of the domain has the images",
+            ("needs_helper",),
+        ),
         Edge("proceed", "prepare", "commit_per_disk", "domain on: a QEMU runs it"),
         Edge("proceed", "start_paused", "commit_per_disk", "the graph agrees"),
         Edge("proceed", "commit_per_disk", "vote", "every fold has converged"),
@@ -421,6 +425,27 @@ DELETION: Final = Declaration(
         Edge(
             "proceed", "stop", "completed", "the helper has ended, the bases are sound"
         ),
+        Edge(
+            "again",
+            "update_metadata",
+            "prepare",
+            "an image that lost its snapshot can be folded now",
+            ("has_more",),
+        ),
+        Edge(
+            "again",
+            "stop",
+            "prepare",
+            "an image that lost its snapshot can be folded now",
+            ("has_more",),
+        ),
+        Edge(
+            "finish",
+            "prepare",
+            "completed",
+            "the snapshot is gone already; what cannot be folded stays, unnamed",
+            ("is_recorded",),
+        ),
         Edge("replan", "start_paused", "prepare", "the world changed under us"),
         Edge(
             "replan", "commit_per_disk", "prepare", "QEMU is gone, or another one runs"
@@ -430,6 +455,13 @@ DELETION: Final = Declaration(
         Edge("abandon", "start_paused", "roll_back", "cancel, failure or time-out"),
         Edge("abandon", "commit_per_disk", "roll_back", "cancel, failure or time-out"),
         Edge("abandon", "vote", "roll_back", "cancel, failure or time-out"),
+        Edge(
+            "finish",
+            "roll_back",
+            "completed",
+            "a later pass was undone: the snapshot is gone already",
+            ("is_recorded",),
+        ),
         Edge("proceed", "roll_back", "rolled_back", "everything is undone"),
     ),
 )

@@ -11,7 +11,7 @@ FOLD: Final = Declaration(
     title="A fold: one disk of a deletion",
     states=(
         State("planned", "No job of this plan runs."),
-        State("copying", "A block job copies the top down into the base."),
+        State("copying", "A block job copies into the survivor."),
         State("converged", "The job has copied all there was: READY or PENDING."),
         State(
             "voted",
@@ -20,10 +20,10 @@ FOLD: Final = Declaration(
         ),
         State(
             "switched",
-            "The disk runs on the base, read back from graph and headers,"
+            "The chain has the survivor alone, read back from graph and headers,"
             " and the changed header is synced.",
         ),
-        State("retired", "The superseded image is gone.", final=True),
+        State("retired", "The superseded images are gone.", final=True),
         State(
             "cancelled", "The job was cancelled; the old chain is whole.", final=True
         ),
@@ -60,7 +60,8 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     "pivot": frozenset({"voted", "switched", "copying", "converged"}),
     "update_metadata": frozenset({"switched", "retired"}),
     "stop": frozenset({"retired"}),
-    "completed": frozenset({"retired"}),
+    # Cancelled or failed in a later pass, when the snapshot was gone already.
+    "completed": frozenset({"retired", "cancelled", "failed"}),
     "roll_back": frozenset({"planned", "copying", "converged", "failed"}),
     "rolled_back": frozenset({"cancelled", "failed"}),
 }

@@ -113,6 +113,8 @@ async def written_images(ctx: Context) -> Mapping[str, str]:
     starts = [Start.of(row) for row in rows]
     found: dict[str, str] = {}
     for fold in ctx.plan.folds:
+        if fold.is_stream:
+            continue  # It writes into the image above, and changes nothing there.
         path = fold.base.path
         now = (ctx.images.identify(path), stamp_of(fold.base, ctx.images))
         why = why_not_unwritten(fold, now, starts, ctx.clock.boot_id())

@@ -36,7 +36,7 @@ async def announce_hold(ctx: Context, session: Session, folds: Folds) -> None:
     wait for disks that are drained.
     """
     await ctx.refuse_failed_flushes(
-        [path for fold in folds for path in fold.base.paths]
+        [path for fold in folds for path in fold.survivor.paths]
     )
     actives = tuple(fold for fold in with_votes(ctx, folds) if fold.is_active)
     state = await session.run_state()
@@ -48,7 +48,7 @@ async def announce_hold(ctx: Context, session: Session, folds: Folds) -> None:
         "run_state": state,
         "stops_guest": stops,
         "disks": [fold.target for fold in folds],
-        "fences": {fold.top.path: ctx.fence(fold) for fold in actives},
+        "fences": {fold.top.path: ctx.fence(fold.top) for fold in actives},
         "process": session.process,
         "at": ctx.clock.now(),
         "since": ctx.clock.monotonic(),
@@ -106,7 +106,7 @@ async def end_watch(ctx: Context) -> None:
 async def take_fences_back(ctx: Context, folds: Folds) -> None:
     """Give fenced overlays their names back. Idempotent."""
     for fold in folds:
-        fence = ctx.fence(fold)
+        fence = ctx.fence(fold.top)
         if ctx.images.identify(fence) == fold.top.file:
             await ctx.images.rename(fence, fold.top.path, fold.top.file)
 
@@ -161,7 +161,7 @@ def _watch(ctx: Context, session: Session, actives: Folds, stops: bool) -> Watch
         raise RuntimeError("a domain without a monitor has no session")
     disks = tuple(
         HeldDisk(
-            fold.job, fold.top.path, ctx.fence(fold), fold.top.file, fold.base.file
+            fold.job, fold.top.path, ctx.fence(fold.top), fold.top.file, fold.base.file
         )
         for fold in actives
     )

@@ -19,17 +19,16 @@ def identify_again(plan: Plan, images: Images, run: str, boot_id: str) -> Plan:
         return image_again(old, images, images.fence_name(old.path, run))
 
     def fold(old: FoldPlan) -> FoldPlan:
-        return replace(
-            old,
-            top=image(old.top),
-            base=image(old.base),
-            above=None if old.above is None else image(old.above),
-            chain=tuple(image(item) for item in old.chain),
-        )
+        return replace(old, chain=tuple(image(item) for item in old.chain))
 
     if plan.boot_id == boot_id:
         return plan
-    return replace(plan, boot_id=boot_id, folds=tuple(fold(f) for f in plan.folds))
+    return replace(
+        plan,
+        boot_id=boot_id,
+        folds=tuple(fold(f) for f in plan.folds),
+        retired=tuple(replace(r, image=image(r.image)) for r in plan.retired),
+    )
 
 
 def image_again(old: Image, images: Images, *others: str) -> Image:

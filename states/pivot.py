@@ -184,20 +184,21 @@ def _voting_again(ctx: Context) -> bool:
 
 async def _settle(ctx: Context, session: Session | None) -> None:
     """Sync and read back changed headers, record `switched`, close the old images."""
-    changed = [fold for fold in ctx.plan.folds if fold.above is not None]
+    changed = [
+        (fold.relinked, fold.linked_to)
+        for fold in ctx.plan.folds
+        if fold.relinked is not None
+    ]
 
     async def sync_headers() -> None:
-        await ctx.sync([fold.above.path for fold in changed if fold.above])
-        for fold in changed:
-            assert fold.above is not None
-            header = await ctx.images.header(fold.above.path, fold.above.format)
-            if (
-                header.backing_path is None
-                or ctx.images.identify(header.backing_path) != fold.base.file
-            ):
+        await ctx.sync([image.path for image, _ in changed])
+        for image, target in changed:
+            header = await ctx.images.header(image.path, image.format)
+            named = header.backing_path and ctx.images.identify(header.backing_path)
+            if named != (target and target.file):
+                wanted = "nothing" if target is None else target.path
                 raise CommandFailed(
-                    f"The header of {fold.above.path} names {header.backing},"
-                    f" not {fold.base.path}."
+                    f"The header of {image.path} names {header.backing}, not {wanted}."
                 )
 
     def noted(_: None) -> Unit:
@@ -227,9 +228,9 @@ async def _close(ctx: Context, session: Session) -> None:
     What lies below the active image is read-only afterwards, as it was before.
     """
     await forget_jobs(session, ctx.plan.folds)
-    tops = {fold.top.file for fold in ctx.plan.folds}
+    old = {image.file for fold in ctx.plan.folds for image in fold.superseded}
     opened = await session.open_images(ctx.aliases())
-    if superseded := [image for image in opened if image.file in tops]:
+    if superseded := [image for image in opened if image.file in old]:
         await session.drop(superseded)
     if not session.is_helper:
         await restore_read_only(ctx, session, ctx.plan.folds)

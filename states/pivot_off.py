@@ -47,10 +47,10 @@ async def _nobody_else(ctx: Context) -> None:
     Raises `OutcomeUnknown`, so that the monitor is asked again for a while.
     """
     for fold in ctx.plan.folds:
-        if users := await ctx.images.users(fold.base.path):
+        if users := await ctx.images.users(fold.survivor.path):
             raise OutcomeUnknown(
-                f"{fold.base.path} is in use ({users[0].what}), but no monitor of the"
-                " domain answers.",
+                f"{fold.survivor.path} is in use ({users[0].what}), but no monitor of"
+                " the domain answers.",
                 remedy="End that process, or make its monitor reachable.",
             )
 
@@ -104,19 +104,22 @@ def _overlay_went_on(ctx: Context, fold: FoldPlan) -> bool:
 
 
 async def _relink(ctx: Context, fold: FoldPlan) -> None:
-    assert fold.above is not None and fold.link is not None
-    above, link, format = fold.above, fold.link, fold.base.format
-    header = await ctx.images.header(above.path, above.format)
+    image, target = fold.relinked, fold.linked_to
+    assert image is not None
+    header = await ctx.images.header(image.path, image.format)
     named = header.backing_path and ctx.images.identify(header.backing_path)
-    if named == fold.base.file:
+    if named == (target and target.file):
         return
-    if named != fold.top.file:
+    format = None if target is None else target.format
+    former = fold.layers[1 if fold.is_stream else 0]
+    if named != former.file:
+        wanted = "nothing" if target is None else target.path
         raise CommandFailed(
-            f"The header of {above.path} names {header.backing}, which is neither"
-            f" {fold.top.path} nor {fold.base.path}."
+            f"The header of {image.path} names {header.backing}, which is neither"
+            f" {former.path} nor {wanted}."
         )
     await ctx.effects.perform(
         "relink",
-        lambda: ctx.images.relink(above, link, format),
-        intent={"disk": fold.target, "image": above.path, "link": link},
+        lambda: ctx.images.relink(image, fold.link, format),
+        intent={"disk": fold.target, "image": image.path, "link": fold.link},
     )

@@ -24,6 +24,7 @@ from ..journal.model import (
     OverlayPlan,
     Plan,
 )
+from .options import Options
 from .watch import Watch
 
 
@@ -335,8 +336,13 @@ class Images(Protocol):
         repeat.
         """
 
-    async def relink(self, image: Image, backing: str, backing_format: str) -> None:
-        """Change the link in an image's header while nobody has it open, durably."""
+    async def relink(
+        self, image: Image, backing: str | None, backing_format: str | None
+    ) -> None:
+        """Change the link in an image's header while nobody has it open, durably.
+
+        ``backing`` is None for an image that is to be based on nothing any more.
+        """
 
     async def is_empty(self, path: str, format: str) -> bool:
         """Whether an overlay holds no data of its own."""
@@ -433,10 +439,17 @@ class Probe(Protocol):
 class Planner(Protocol):
     """Facts into plans."""
 
-    async def plan(self, run: str, domain: str, snapshot: str, insist: bool) -> Plan:
+    async def plan(
+        self,
+        run: str,
+        domain: str,
+        snapshot: str,
+        options: Options,
+        earlier: int | None = None,
+    ) -> Plan:
         """Read the world once, check everything, and plan; changes nothing.
 
         ``run`` names jobs and fences; a run's own jobs and helper are no obstacle.
-        ``insist`` accepts images that libvirt manages. Raises `Refused` with all
-        reasons at once.
+        ``earlier`` is the number of folds in the passes before this one; None in the
+        first pass. Raises `Refused` with all reasons at once.
         """

@@ -23,10 +23,18 @@ async def prepare(ctx: Context) -> Move:
     """
     await end_helper(ctx)
     await ctx.disconnect()
-    plan = await _plan(ctx)
+    try:
+        plan = await _plan(ctx)
+    except Refused as error:
+        if not ctx.row.passes:
+            raise
+        return Move("finish", {"because": str(error)})
+    if ctx.row.passes and not (plan.folds or plan.retired):
+        return Move("finish", {"because": "nothing is left to fold"})
     if ctx.row.plan is not None:
         plan = remember(plan, ctx.row.plan)
     fenced = [fold for fold in plan.folds if fold.is_active]
+    committed = [fold for fold in plan.folds if not fold.is_stream]
 
     async def probe() -> None:
         for fold in fenced:
@@ -36,16 +44,17 @@ async def prepare(ctx: Context) -> Move:
         await ctx.effects.perform("probe_fence", probe)
 
     async def sync() -> None:
-        await ctx.sync([path for fold in plan.folds for path in fold.base.paths])
-        await settle(ctx, plan.folds)
+        await ctx.sync([path for fold in committed for path in fold.base.paths])
+        await settle(ctx, committed)
 
-    if plan.folds:
+    if committed:
         await ctx.effects.perform("sync_frozen", sync)
 
     def store(db: Database) -> None:
         runs.update_deletion(db, ctx.key, plan=plan.to_json())
         runs.put_folds(db, ctx.key, [fold.target for fold in plan.folds], "planned")
-        catalog.mark_snapshot(db, plan.domain, plan.snapshot, "deleting")
+        for snapshot in plan.snapshots:
+            catalog.mark_snapshot(db, plan.domain, snapshot, "deleting")
 
     ctx.new_plan = plan
     return Move("proceed", {"power": plan.power}, store)
@@ -61,7 +70,13 @@ async def _plan(ctx: Context) -> Plan:
     while True:
         try:
             return await ctx.planner.plan(
-                ctx.id, ctx.row.domain, ctx.row.snapshot, ctx.options.insist
+                ctx.id,
+                ctx.row.domain,
+                ctx.row.snapshot,
+                ctx.options,
+                sum(len(each["disks"]) for each in ctx.row.passes)
+                if ctx.row.passes
+                else None,
             )
         except Refused as error:
             codes = {reason.code for reason in error.reasons}

@@ -24,7 +24,7 @@ async def restore_read_only(
     ours = {
         image.file
         for fold in folds
-        for image in (fold.base, fold.above)
+        for image in (fold.survivor, fold.relinked)
         if image is not None
     }
     for chain in await ctx.chains(session):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlite_utils import Database
 
 from ..journal import catalog, runs
 from ..journal.errors import OutcomeUnknown
 from .by_hand import completed_by_hand
 from .commit_per_disk import forget_jobs
-from .context import Context, Move, Position, Stuck, locate
+from .context import Context, Move, Position, Stuck, Unit, locate
 from .frozen_images import invalid_reason, written_images
 from .hold import release_votes
 from .ports import Session
@@ -23,7 +25,7 @@ async def roll_back(ctx: Context) -> Move:
     chain is whole at every moment because no link was ever changed.
     """
     if ctx.row.plan is None:
-        return Move("proceed", {"written": []})
+        return _given_up(ctx, {})
     await release_votes(ctx)
     session = await ctx.connect()
     if session is not None:
@@ -41,7 +43,18 @@ async def roll_back(ctx: Context) -> Move:
         )
     await end_helper(ctx)
     written = await written_images(ctx)
-    reason = invalid_reason(ctx.id, ctx.plan.invalid_before, written)
+    reasons = {
+        snapshot: invalid_reason(
+            ctx.id,
+            ctx.plan.invalid_before.get(snapshot),
+            {
+                fold.base.path: written[fold.base.path]
+                for fold in ctx.plan.folds
+                if snapshot in fold.snapshots and fold.base.path in written
+            },
+        )
+        for snapshot in ctx.plan.snapshots
+    }
 
     def undone(db: Database) -> None:
         for fold in ctx.row.folds:
@@ -55,11 +68,22 @@ async def roll_back(ctx: Context) -> Move:
                     "cancelled",
                     ctx.author,
                 )
-        status = "valid" if reason is None else "invalid"
-        catalog.mark_snapshot(db, ctx.plan.domain, ctx.plan.snapshot, status, reason)
+        for snapshot, reason in reasons.items():
+            status = "valid" if reason is None else "invalid"
+            catalog.mark_snapshot(db, ctx.plan.domain, snapshot, status, reason)
 
     await ctx.refresh()
-    return Move("proceed", {"written": sorted(written)}, undone)
+    return _given_up(ctx, written, undone)
+
+
+def _given_up(
+    ctx: Context, written: Mapping[str, str], undone: Unit | None = None
+) -> Move:
+    """The end: rolled back, or completed when the snapshots were gone already."""
+    detail = {"written": sorted(written)}
+    if ctx.row.passes:
+        return Move("finish", detail, undone)
+    return Move("proceed", detail, undone)
 
 
 async def _refuse_to_lose(ctx: Context, session: Session) -> None:
@@ -79,11 +103,11 @@ async def _may_be_copying(ctx: Context) -> bool:
 
     A helper is known by its process, so that one that is gone copies no more.
     """
-    if ctx.plan.power == "off":
+    if ctx.plan.place == "helper":
         return False
     if not await ctx.read(lambda db: runs.announced(db, ctx.id, "start_job")):
         return False
-    users = [await ctx.images.users(fold.base.path) for fold in ctx.plan.folds]
+    users = [await ctx.images.users(fold.survivor.path) for fold in ctx.plan.folds]
     return any(user.holds for found in users for user in found)
 
 

@@ -50,10 +50,10 @@ async def helper_session(ctx: Context, folds: tuple[FoldPlan, ...]) -> Session:
 
     async def open_images() -> None:
         for fold in folds:
-            lower = fold.top if fold.above is None else fold.above
+            head = fold.relinked or fold.top
             await helper.open_chain(
-                fold.chain[_depth(fold, lower.path) :],
-                frozenset({lower.path, fold.base.path}),
+                fold.chain[fold.chain.index(head) :],
+                frozenset({head.path, fold.survivor.path}),
             )
 
     await ctx.effects.perform("open_images", open_images)
@@ -107,7 +107,3 @@ async def _start(ctx: Context) -> None:
         noting=noted,
     )
     await ctx.refresh()
-
-
-def _depth(fold: FoldPlan, path: str) -> int:
-    return next(i for i, image in enumerate(fold.chain) if image.path == path)

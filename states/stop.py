@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .context import Context, Move, Stuck
+from .passes import onward
 from .start_paused import end_helper
 
 
@@ -15,18 +16,18 @@ async def stop(ctx: Context) -> Move:
 
     async def check() -> None:
         for fold in ctx.plan.folds:
-            if await ctx.images.users(fold.base.path):
+            if await ctx.images.users(fold.survivor.path):
                 await ctx.effects.alarm(
-                    f"{fold.base.path} is in use already and was not checked"
+                    f"{fold.survivor.path} is in use already and was not checked"
                 )
                 continue
-            wrong = await ctx.images.check(fold.base.path, fold.base.format)
+            wrong = await ctx.images.check(fold.survivor.path, fold.survivor.format)
             if wrong is not None:
                 raise Stuck(
-                    f"qemu-img check finds errors in {fold.base.path}: {wrong}.",
+                    f"qemu-img check finds errors in {fold.survivor.path}: {wrong}.",
                     "The image holds the disk of the domain; its overlay is retired.",
                     "Keep a copy, try `qemu-img check -r all`, then run recover.",
                 )
 
     await ctx.effects.perform("check_bases", check)
-    return Move("proceed")
+    return onward(ctx)

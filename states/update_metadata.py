@@ -2,109 +2,67 @@
 
 from __future__ import annotations
 
-import os.path
-
 from sqlite_utils import Database
 
-from ..journal import catalog, runs
+from ..journal import runs
 from ..journal.model import CatalogChange, DiskChange, FoldPlan
-from .context import Context, Move, Stuck, Unit
+from .context import Context, Move
 from .hold import nothing_else
+from .passes import onward
+from .retire import retire
 
 
 async def update_metadata(ctx: Context) -> Move:
     """Record the new truth in one transaction, then remove what is useless.
 
     Keeps invariant 5. Safe to be killed in: the change of the catalog and each
-    removal can be repeated, and an image is renamed to the fence's name (announced
-    with device and inode) before exactly that name is unlinked.
+    removal can be repeated.
     """
     change = CatalogChange(
         ctx.plan.domain,
-        ctx.plan.snapshot,
+        ctx.plan.snapshots,
         tuple(
             DiskChange(
                 fold.target,
                 fold.top.path,
                 fold.base.path,
                 fold.base.format,
-                fold.is_active,
+                fold.is_named,
             )
             for fold in ctx.plan.folds
+            if not fold.is_stream
         ),
+        tuple((kept.target, kept.path) for kept in ctx.plan.kept),
     )
-
-    def recorded(_: None) -> Unit:
-        return lambda db: ctx.definitions.apply(db, change)
-
-    await ctx.effects.perform("record", nothing_else, noting=recorded)
+    await ctx.effects.perform(
+        "record",
+        nothing_else,
+        noting=lambda _: lambda db: ctx.definitions.apply(db, change),
+    )
     for fold in ctx.plan.folds:
         if ctx.fold_state(fold.target) != "retired":
-            await _retire(ctx, fold)
-    return Move("proceed")
+            await _retire_layers(ctx, fold)
+    for retired in ctx.plan.retired:
+        if retired.is_ours:
+            await retire(ctx, retired.target, retired.image, lambda db: None)
+    return Move("proceed") if ctx.row.helper is not None else onward(ctx)
 
 
-async def _retire(ctx: Context, fold: FoldPlan) -> None:
-    """Remove the superseded image of a fold, after a proof that nothing uses it."""
-    fence = ctx.fence(fold)
-    ours = await ctx.read(lambda db: catalog.is_ours(db, fold.top.path))
-    name = next(
-        (
-            path
-            for path in (fence, fold.top.path)
-            if ctx.images.identify(path) == fold.top.file
-        ),
-        None,
-    )
-    intent = {
-        "disk": fold.target,
-        "image": fold.top.path,
-        "fence": fence,
-        "device": fold.top.file.device,
-        "inode": fold.top.file.inode,
-    }
+async def _retire_layers(ctx: Context, fold: FoldPlan) -> None:
+    """Remove the superseded layers of a fold, the highest first.
 
-    def retired(_: None) -> Unit:
-        def forget(db: Database) -> None:
-            runs.move_fold(
-                db,
-                ctx.key,
-                fold.target,
-                "switched",
-                "retire",
-                "retired",
-                ctx.author,
-            )
-            catalog.forget_image(db, fold.top.path)
+    An image is removed before the one that it is based on, so that whatever is left
+    after a kill can still be opened.
+    """
 
-        return forget
+    def nothing(db: Database) -> None:
+        """The fold is retired with its last layer."""
 
-    # A block device is not ours, and its name is nobody's to change.
-    if name is not None and not fold.top.file.is_block_device:
-        await _prove_useless(ctx, fold, name)
-        if name != fence:
-            await ctx.effects.perform(
-                "set_aside",
-                lambda: ctx.images.rename(fold.top.path, fence, fold.top.file),
-                intent=intent,
-            )
-
-    async def unlink() -> None:
-        if ours:
-            await ctx.images.unlink(fence, fold.top.file)
-
-    await ctx.effects.perform("unlink", unlink, intent=intent, noting=retired)
-    await ctx.refresh()
-
-
-async def _prove_useless(ctx: Context, fold: FoldPlan, name: str) -> None:
-    users = [user.what for user in await ctx.images.users(name) if user.holds]
-    folders = {os.path.dirname(fold.top.path), os.path.dirname(name)}
-    below = await ctx.images.dependents(fold.top.file, sorted(folders))
-    named = await ctx.read(lambda db: catalog.users_of_image(db, fold.top.path))
-    if found := [*users, *below, *named]:
-        raise Stuck(
-            f"{name} is superseded but still in use: {', '.join(found)}.",
-            "It was not removed; the domain no longer needs it.",
-            f"Let go of it, then run `backfold recover {ctx.id}`.",
+    def retired(db: Database) -> None:
+        runs.move_fold(
+            db, ctx.key, fold.target, "switched", "retire", "retired", ctx.author
         )
+
+    last = fold.superseded[-1]
+    for image in fold.superseded:
+        await retire(ctx, fold.target, image, retired if image == last else nothing)

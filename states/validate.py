@@ -11,9 +11,7 @@ async def validate(ctx: Context) -> Move:
     Reads only, so a kill in it leaves nothing. The plan is made again, and stored,
     in `prepare`: what was true here may have changed by then.
     """
-    plan = await ctx.planner.plan(
-        ctx.id, ctx.row.domain, ctx.row.snapshot, ctx.options.insist
-    )
+    plan = await ctx.planner.plan(ctx.id, ctx.row.domain, ctx.row.snapshot, ctx.options)
     return Move(
         "accept",
         {

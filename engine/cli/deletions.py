@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...journal.errors import BackfoldError, Interrupted
-from . import failures, values
+from . import failures, selecting, values
 from .invocation import Invocation
 from .lookups import open_deletion
 from .plans import DomainName, IgnoreLibvirt, SnapshotName, describe, make_plan
@@ -23,6 +23,12 @@ def delete(
     ctx: typer.Context,
     domain: DomainName,
     snapshot: SnapshotName,
+    through: selecting.Through = None,
+    children: selecting.Children = False,
+    children_only: selecting.ChildrenOnly = False,
+    metadata_only: selecting.MetadataOnly = False,
+    strategy: selecting.Strategy = "auto",
+    image_dir: selecting.ImageDir = None,
     bandwidth: Annotated[
         str | None,
         typer.Option(
@@ -44,9 +50,9 @@ def delete(
     ignore_libvirt: IgnoreLibvirt = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> int:
-    """Delete a snapshot, while the domain runs or is off.
+    """Delete a snapshot, a range, or a subtree, while the domain runs or is off.
 
-    The image above each frozen image is folded down into it.
+    Images that are needed no more are folded into their neighbours, or removed.
     """
     invocation: Invocation = ctx.obj
     invocation.streams = True
@@ -54,11 +60,16 @@ def delete(
         "bandwidth": values.rate(bandwidth),
         "max_downtime_ms": values.downtime(max_downtime),
         "timeout": values.timeout(timeout),
+    }
+    selection = {
+        **selecting.options(
+            through, children, children_only, metadata_only, strategy, image_dir
+        ),
         "ignore_libvirt": ignore_libvirt,
     }
     if not yes:
         invocation.require_terminal()
-        plan, removed = make_plan(invocation, domain, snapshot, ignore_libvirt)
+        plan, removed = make_plan(invocation, domain, snapshot, selection)
         invocation.output.lines(describe(plan, removed))
         invocation.output.line()
         if not invocation.confirm(f"Delete snapshot {snapshot} of {domain}?"):
@@ -70,7 +81,7 @@ def delete(
         with listening(invocation) as listener:
             try:
                 done = await engine.delete(
-                    domain, snapshot, on_event=listener, **options
+                    domain, snapshot, on_event=listener, **options, **selection
                 )
                 return Verdict(0, done)
             except BackfoldError as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import records
+from . import records, selecting
 from .invocation import Invocation
 from .text import size
 
@@ -31,11 +31,23 @@ def plan(
     ctx: typer.Context,
     domain: DomainName,
     snapshot: SnapshotName,
+    through: selecting.Through = None,
+    children: selecting.Children = False,
+    children_only: selecting.ChildrenOnly = False,
+    metadata_only: selecting.MetadataOnly = False,
+    strategy: selecting.Strategy = "auto",
+    image_dir: selecting.ImageDir = None,
     ignore_libvirt: IgnoreLibvirt = False,
 ) -> int:
     """Show what `delete` would do. Takes no lock and writes nothing."""
     invocation: Invocation = ctx.obj
-    found, removed = make_plan(invocation, domain, snapshot, ignore_libvirt)
+    selection = {
+        **selecting.options(
+            through, children, children_only, metadata_only, strategy, image_dir
+        ),
+        "ignore_libvirt": ignore_libvirt,
+    }
+    found, removed = make_plan(invocation, domain, snapshot, selection)
     if invocation.as_json:
         invocation.output.json(records.plan(found, removed))
     else:
@@ -44,12 +56,12 @@ def plan(
 
 
 def make_plan(
-    invocation: Invocation, domain: str, snapshot: str, ignore_libvirt: bool
+    invocation: Invocation, domain: str, snapshot: str, selection: dict[str, Any]
 ) -> tuple[Plan, list[str]]:
     """A plan, and which images would be removed. Raises `Refused`."""
 
     async def work(engine: Engine) -> tuple[Plan, list[str]]:
-        found = await engine.plan(domain, snapshot, ignore_libvirt=ignore_libvirt)
+        found = await engine.plan(domain, snapshot, **selection)
         superseded = [path for fold in found.folds for path in _superseded(fold)]
         ours = engine.catalog.is_ours
         return found, [path for path in superseded if await ours(path)]

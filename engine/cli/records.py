@@ -104,9 +104,8 @@ def _fold_plan(fold: FoldPlan) -> dict[str, Any]:
 
 def after(fold: FoldPlan) -> list[str]:
     """The paths of a chain once its fold is done, the active image first."""
-    gone = fold.base if fold.strategy == "stream" else fold.top
-    keeps_all = fold.strategy == "keep"
-    return [i.path for i in fold.chain if keeps_all or i.file != gone.file]
+    gone = {image.file for image in fold.superseded}
+    return [image.path for image in fold.chain if image.file not in gone]
 
 
 def deletion(found: Deletion) -> dict[str, Any]:

@@ -105,24 +105,35 @@ class QmpSession:
         self, fold: FoldPlan, chain: LiveChain, bandwidth: int | None
     ) -> None:
         """Start the job of a fold. ``bandwidth`` is in bytes per second."""
-        if fold.strategy != "commit":
-            raise CommandFailed(f"no job for the strategy {fold.strategy}")
-        arguments: dict[str, Any] = {
+        common: dict[str, Any] = {
             "job_id": fold.job,
-            "device": chain.root,
-            "top_node": _node_of(chain, fold.top),
-            "base_node": _node_of(chain, fold.base),
             "on_error": "stop",
             "auto_finalize": False,
             "auto_dismiss": False,
             "speed": bandwidth or 0,
         }
-        if fold.above is not None:
-            # Without it QEMU writes whatever name it opened the base by.
-            if fold.link is None:
-                raise CommandFailed(f"the fold of {fold.target} has no link to write")
-            arguments["backing_file"] = fold.link
-        await self._monitor.execute("block-commit", within=DISK_SECONDS, **arguments)
+        # Without it QEMU writes whatever name it opened the image below by.
+        link = {} if fold.link is None else {"backing_file": fold.link}
+        if fold.linked_to is not None and fold.relinked is not None and not link:
+            raise CommandFailed(f"the fold of {fold.target} has no link to write")
+        top = _node_of(chain, fold.top)
+        if fold.is_stream:
+            below = fold.below
+            if below is not None:
+                link["base_node"] = _node_of(chain, below)
+            command, arguments = "block-stream", {"device": top}
+        else:
+            command, arguments = (
+                "block-commit",
+                {
+                    "device": chain.root,
+                    "top_node": top,
+                    "base_node": _node_of(chain, fold.base),
+                },
+            )
+        await self._monitor.execute(
+            command, within=DISK_SECONDS, **arguments, **common, **link
+        )
 
     async def set_writable(self, image: LiveImage, writable: bool) -> None:
         """Reopen an image read-write or read-only, all its other options kept."""

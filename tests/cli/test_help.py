@@ -54,9 +54,6 @@ def test_help_names_all_that_a_command_takes(
     "arguments",
     [
         ["snapshot", "revert", "web", "s1"],
-        ["delete", "web", "s1", "--through", "s2"],
-        ["delete", "web", "s1", "--children"],
-        ["delete", "web", "s1", "--strategy", "stream"],
         ["diagram", "deletion", "--of", "123"],
     ],
 )

@@ -189,17 +189,15 @@ def fold_plan(
     job: str = "backfold-test-0",
 ) -> FoldPlan:
     """A commit of ``top`` into ``base``."""
-    depth = chain.index(top)
-    above = chain[depth - 1] if depth else None
+    first = chain.index(top)
     return FoldPlan(
         target="vda",
         job=job,
         strategy="commit",
-        top=top,
-        base=base,
-        above=above,
         chain=tuple(chain),
-        link=link or (base.path if above else None),
+        first=first,
+        last=chain.index(base),
+        link=link or (base.path if first else None),
         copy_bytes=0,
         space_bytes=0,
         base_stamp=FileStamp(0, 0),

@@ -482,9 +482,6 @@ class HypervisorContract:
                 live = await opened(session, chain, *chain)
                 with pytest.raises(CommandFailed, match="not in the chain"):
                     await session.start(fold_plan(other, *other), live, None)
-                plan = dataclasses.replace(fold_plan(chain, *chain), strategy="stream")
-                with pytest.raises(CommandFailed, match="stream"):
-                    await session.start(plan, live, None)
                 assert await session.jobs() == {}
 
         asyncio.run(scenario())

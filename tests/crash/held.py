@@ -43,7 +43,7 @@ async def main(journal: str, snapshot: str, places: str) -> None:
     """Delete, until the last place comes. The log goes out of the test's way."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     async with Engine(journal, probe=Stops(places.split(","))) as engine:
-        await engine.delete("web", snapshot, max_downtime_ms=20000)
+        await engine.delete("web", snapshot, strategy="commit", max_downtime_ms=20000)
 
 
 if __name__ == "__main__":

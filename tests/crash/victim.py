@@ -59,7 +59,9 @@ async def main(journal: str, order: str, snapshot: str, point: str, kills: str) 
         elif order == "recover":
             await engine.recover()
         else:
-            await engine.delete("web", snapshot, max_downtime_ms=5000)
+            await engine.delete(
+                "web", snapshot, strategy="commit", max_downtime_ms=5000
+            )
 
 
 if __name__ == "__main__":

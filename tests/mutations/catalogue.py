@@ -52,7 +52,7 @@ CATALOGUE: Final = (
         (
             (
                 "await ctx.sync([path for fold in waiting for path in"
-                " fold.base.paths])",
+                " fold.survivor.paths])",
                 "pass",
             ),
         ),
@@ -71,12 +71,12 @@ CATALOGUE: Final = (
         "states/ballot.py",
         (
             (
-                "await ctx.images.rename(fold.top.path, ctx.fence(fold),"
+                "await ctx.images.rename(fold.top.path, ctx.fence(fold.top),"
                 " fold.top.file)",
                 "pass",
             ),
             (
-                "path = ctx.fence(fold) if fold.is_active else fold.top.path",
+                "path = ctx.fence(fold.top) if fold.is_active else fold.top.path",
                 "path = fold.top.path",
             ),
         ),

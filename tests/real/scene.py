@@ -29,6 +29,7 @@ from backfold.engine.results import Deletion, DomainDisk
 from backfold.journal.model import Disk, FileId, Snapshot
 from backfold.states.ports import Clock, Guard, Images, Probe
 from backfold.states.watch import Watch
+from committing import CommittingEngine
 
 #: The name of the domain, and how large its disks are.
 DOMAIN = "web"
@@ -183,7 +184,7 @@ class Scene:
         managed: Callable[[], Mapping[FileId, str]] = nobody_manages,
     ) -> Engine:
         """One more engine on the same journal; not open yet."""
-        return Engine(
+        return CommittingEngine(
             self.journal,
             probe=probe,
             images=images,

@@ -799,7 +799,9 @@ async def work():
     async with Engine(
         journal, probe=Probe(), locks=Path(locks), managed=dict, guard=NoGuard()
     ) as e:
-        await e.delete("web", snapshot, max_downtime_ms=3000)
+        await e.delete(
+            "web", snapshot, strategy="commit", max_downtime_ms=3000
+        )
 asyncio.run(work())
 """
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from backfold.engine.api import Engine
 from backfold.engine.driver import Driver
 from backfold.engine.seeds import SEEDS
 from backfold.journal import store as journal_store
@@ -26,6 +25,7 @@ from backfold.journal.model import FileId
 from backfold.journal.schema import migrate
 from backfold.journal.store import Store
 from backfold.states.watch import Watch
+from committing import CommittingEngine
 
 from .hypervisor import SimHypervisor
 from .images import SimImages
@@ -177,7 +177,7 @@ class SimProbe:
         self._life.at(f"{state}.{step}.{moment}")
 
 
-class SimEngine(Engine):
+class SimEngine(CommittingEngine):
     """The public engine over simulated ports."""
 
     def __init__(self, world: World, journal: Journal, life: Life, locks: Path) -> None:

@@ -111,14 +111,16 @@ class SimImages:
                 self._life.at("continue_bitmaps")
                 file.bitmaps[name] = dirt.copy()
 
-    async def relink(self, image: Image, backing: str, backing_format: str) -> None:
+    async def relink(
+        self, image: Image, backing: str | None, backing_format: str | None
+    ) -> None:
         """As `qemu-img rebase -u` and fsync."""
         self._life.at("relink")
         file = self._image(image.path)
         if file.inode != image.file.inode:
             raise CommandFailed(f"{image.path} is another file")
         self._not_in_use(file)
-        if len(backing) > 1023:
+        if len(backing or "") > 1023:
             raise CommandFailed("that name is too long")
         assert file.header is not None
         file.header = Header(file.header.virtual_size, backing, backing_format)

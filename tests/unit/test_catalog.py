@@ -109,10 +109,10 @@ def fold(name: str, **disks: tuple[str, str, bool]) -> CatalogChange:
     """The change when a snapshot was folded: top, base and active of each disk."""
     return CatalogChange(
         "web",
-        name,
+        (name,),
         tuple(
-            DiskChange(target, top, base, "qcow2", active)
-            for target, (top, base, active) in disks.items()
+            DiskChange(target, top, base, "qcow2", is_named=True)
+            for target, (top, base, _) in disks.items()
         ),
     )
 
@@ -255,7 +255,7 @@ def test_an_image_that_another_run_is_about_to_remove_stays_ours(db: Database) -
     """Between `record` and `unlink` nothing in the catalog refers to it."""
     other_domain(db)
     catalog.record_snapshot(db, creation("s1", vda=("/a/base", "/a/1")), RUN, NOW)
-    catalog.fold_snapshot(db, fold("s1", vda=("/a/1", "/a/base", True)))
+    catalog.fold_snapshots(db, fold("s1", vda=("/a/1", "/a/base", True)))
 
     catalog.remove_domain(db, "other")
 
@@ -333,7 +333,7 @@ def test_the_newest_snapshot_is_folded_away(db: Database) -> None:
     """The disk runs on the base, and the parent is the current snapshot."""
     three(db)
 
-    catalog.fold_snapshot(db, fold("s3", vda=("/a/3", "/a/2", True)))
+    catalog.fold_snapshots(db, fold("s3", vda=("/a/3", "/a/2", True)))
 
     assert sources(db) == {"vdb": "/b/2", "vda": "/a/2"}
     assert tree(db) == {"s1": None, "s2": "s1"}
@@ -346,7 +346,7 @@ def test_a_middle_snapshot_is_folded_away(db: Database) -> None:
     three(db)
     change = fold("s2", vdb=("/b/2", "/b/base", True), vda=("/a/2", "/a/1", False))
 
-    catalog.fold_snapshot(db, change)
+    catalog.fold_snapshots(db, change)
 
     assert sources(db) == {"vdb": "/b/base", "vda": "/a/3"}
     assert frozen(db) == {"s1": {"vda": "/a/base"}, "s3": {"vda": "/a/1"}}
@@ -358,7 +358,7 @@ def test_the_first_snapshot_is_folded_away(db: Database) -> None:
     """Its child becomes a root."""
     three(db)
 
-    catalog.fold_snapshot(db, fold("s1", vda=("/a/1", "/a/base", False)))
+    catalog.fold_snapshots(db, fold("s1", vda=("/a/1", "/a/base", False)))
 
     assert tree(db) == {"s2": None, "s3": "s2"}
     assert frozen(db)["s2"] == {"vdb": "/b/base", "vda": "/a/base"}
@@ -369,7 +369,7 @@ def test_the_only_snapshot_is_folded_away(db: Database) -> None:
     """Nothing is current then."""
     catalog.record_snapshot(db, creation("s1", vda=("/a/base", "/a/1")), RUN, NOW)
 
-    catalog.fold_snapshot(db, fold("s1", vda=("/a/1", "/a/base", True)))
+    catalog.fold_snapshots(db, fold("s1", vda=("/a/1", "/a/base", True)))
 
     assert tree(db) == {}
     assert catalog.domain(db, "web") == WEB
@@ -384,7 +384,7 @@ def test_every_child_gets_the_parent(db: Database) -> None:
         " values ('web', 'branch', 's2', '2025', 'valid', null, 0, null)"
     )
 
-    catalog.fold_snapshot(db, fold("s2"))
+    catalog.fold_snapshots(db, fold("s2"))
 
     assert tree(db) == {"s1": None, "s3": "s1", "branch": "s1"}
 
@@ -393,10 +393,10 @@ def test_folding_again_changes_nothing(db: Database) -> None:
     """Recovery repeats it."""
     three(db)
     change = fold("s3", vda=("/a/3", "/a/2", True))
-    catalog.fold_snapshot(db, change)
+    catalog.fold_snapshots(db, change)
     before = dump(db)
 
-    catalog.fold_snapshot(db, change)
+    catalog.fold_snapshots(db, change)
 
     assert dump(db) == before
 
@@ -409,7 +409,7 @@ def test_a_disk_that_somebody_moved_is_not_folded(db: Database) -> None:
     change = fold("s2", vda=("/a/2", "/a/1", False), vdb=("/b/2", "/b/base", True))
 
     with pytest.raises(UsageError) as caught, db.atomic():
-        catalog.fold_snapshot(db, change)
+        catalog.fold_snapshots(db, change)
 
     assert "catalog is unchanged" in caught.value.data
     assert dump(db) == before
@@ -421,7 +421,7 @@ def test_a_frozen_image_that_somebody_moved_is_not_folded(db: Database) -> None:
     db.execute("update snapshot_disks set frozen = '/a/3' where snapshot = 's3'")
 
     with pytest.raises(UsageError):
-        catalog.fold_snapshot(db, fold("s2", vda=("/a/2", "/a/1", False)))
+        catalog.fold_snapshots(db, fold("s2", vda=("/a/2", "/a/1", False)))
 
 
 def test_other_domains_are_not_touched(db: Database) -> None:
@@ -436,7 +436,7 @@ def test_other_domains_are_not_touched(db: Database) -> None:
     db.execute("insert into snapshot_disks values ('db', 's3', 'vda', '/a/3')")
     before = catalog.snapshots(db, "db"), catalog.domain(db, "db")
 
-    catalog.fold_snapshot(db, fold("s3", vda=("/a/3", "/a/2", True)))
+    catalog.fold_snapshots(db, fold("s3", vda=("/a/3", "/a/2", True)))
 
     assert (catalog.snapshots(db, "db"), catalog.domain(db, "db")) == before
 
@@ -470,7 +470,7 @@ class Chains:
                 if others.get(target) == top:
                     others[target] = base
         for _ in range(1 + repeat):
-            catalog.fold_snapshot(db, fold(name, **disks))
+            catalog.fold_snapshots(db, fold(name, **disks))
         for top, _, _ in disks.values():
             catalog.forget_image(db, top)
 

@@ -19,8 +19,11 @@ from backfold.journal.model import (
     FileStamp,
     FoldPlan,
     Image,
+    KeptImage,
+    MemoryFile,
     OverlayPlan,
     Plan,
+    RetiredImage,
     Snapshot,
     SnapshotDisk,
 )
@@ -37,26 +40,40 @@ folds = st.builds(
     FoldPlan,
     target=texts,
     job=texts,
-    strategy=st.sampled_from(["commit", "stream", "keep"]),
-    top=images,
-    base=images,
-    above=st.none() | images,
+    strategy=st.sampled_from(["commit", "stream"]),
     chain=st.lists(images, min_size=1, max_size=4).map(tuple),
+    first=st.integers(0, 3),
+    last=st.integers(0, 3),
     link=st.none() | texts,
     copy_bytes=numbers,
     space_bytes=numbers,
     base_stamp=stamps,
+    because=texts,
+    is_named=st.booleans(),
+    snapshots=st.lists(texts, max_size=3).map(tuple),
 )
+names = st.lists(texts, max_size=3).map(tuple)
 plans = st.builds(
     Plan,
     domain=texts,
     snapshot=texts,
+    snapshots=names,
     parent=st.none() | texts,
     power=st.sampled_from(["running", "paused", "off"]),
+    place=st.sampled_from(["domain", "helper"]),
     boot_id=texts,
     folds=st.lists(folds, max_size=3).map(tuple),
-    invalid_before=st.none() | texts,
-    risks=st.lists(texts, max_size=3).map(tuple),
+    kept=st.lists(st.builds(KeptImage, texts, texts, names), max_size=2).map(tuple),
+    retired=st.lists(
+        st.builds(RetiredImage, target=texts, image=images, is_ours=st.booleans()),
+        max_size=2,
+    ).map(tuple),
+    memories=st.lists(
+        st.builds(MemoryFile, texts, texts, st.none() | files), max_size=2
+    ).map(tuple),
+    invalid_before=st.dictionaries(texts, texts, max_size=2),
+    risks=names,
+    has_more=st.booleans(),
 )
 overlays = st.builds(
     OverlayPlan,
@@ -82,7 +99,6 @@ def test_a_plan_comes_back_whole(plan: Plan) -> None:
     text = plan.to_json()
 
     assert Plan.from_json(text) == plan
-    assert hash(Plan.from_json(text)) == hash(plan)
     assert Plan.from_json(text).to_json() == text
     assert text.isascii()
 
@@ -100,7 +116,10 @@ def test_a_creation_plan_comes_back_whole(plan: CreationPlan) -> None:
 @pytest.mark.parametrize("version", [PLAN_VERSION + 1, 0, None, "1"])
 @pytest.mark.parametrize(
     "plan",
-    [Plan("d", "s", None, "off", "b", ()), CreationPlan("d", "s", "off", "b", ())],
+    [
+        Plan("d", "s", ("s",), None, "off", "helper", "b", ()),
+        CreationPlan("d", "s", "off", "b", ()),
+    ],
     ids=["deletion", "creation"],
 )
 def test_a_plan_of_another_version_is_not_guessed_at(
@@ -108,7 +127,7 @@ def test_a_plan_of_another_version_is_not_guessed_at(
 ) -> None:
     """A field that means something else would be worse than no plan."""
     data = json.loads(plan.to_json())
-    assert data["version"] == PLAN_VERSION
+    assert data["version"] == plan.version
 
     with pytest.raises(ValueError, match="version"):
         plan.from_json(json.dumps({**data, "version": version}))
@@ -122,10 +141,9 @@ FOLD = FoldPlan(
     "vda",
     "backfold-0-0",
     "commit",
-    top=IMAGE,
-    base=replace(IMAGE, path="/b"),
-    above=None,
     chain=(IMAGE, replace(IMAGE, path="/b")),
+    first=0,
+    last=1,
     link=None,
     copy_bytes=0,
     space_bytes=0,
@@ -136,7 +154,7 @@ FOLD = FoldPlan(
 def test_a_fold_is_active_when_nothing_is_above_its_top() -> None:
     """The distinction between an active and an intermediate commit."""
     above = replace(IMAGE, path="/above")
-    middle = replace(FOLD, above=above, chain=(above, *FOLD.chain))
+    middle = replace(FOLD, chain=(above, *FOLD.chain), first=1, last=2)
 
     assert FOLD.is_active
     assert not middle.is_active
@@ -146,7 +164,8 @@ def test_a_fold_is_active_when_nothing_is_above_its_top() -> None:
 
 def test_a_plan_finds_its_folds_by_target() -> None:
     """One that it does not have is a KeyError, never another one."""
-    plan = Plan("d", "s", None, "off", "b", (FOLD, replace(FOLD, target="vdb")))
+    folds = (FOLD, replace(FOLD, target="vdb"))
+    plan = Plan("d", "s", ("s",), None, "off", "helper", "b", folds)
 
     assert plan.fold("vdb").target == "vdb"
     with pytest.raises(KeyError):

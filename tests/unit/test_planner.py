@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfold.engine.facts import ChainFacts, DiskFacts, Facts, Reader
+from backfold.engine.facts import ChainFacts, DiskFacts, Facts, FoldFacts
 from backfold.engine.planner import FoldPlanner, link, plan_from
-from backfold.engine.sizes import fold_sizes
+from backfold.engine.reader import Reader
+from backfold.engine.sizes import commit_sizes
 from backfold.journal.errors import Reason, Refused
 from backfold.journal.model import Domain, FileId, FileStamp, Snapshot
+from backfold.states.options import Options
 from backfold.states.ports import Extent, ImageHeader, Images, ImageUser
 
 RUN = "0123456789ab"
@@ -117,26 +118,40 @@ def disk(folder: Path, target: str, depth: int = 1) -> DiskFacts:
     middle = header(folder / target / "middle", "base", backing_path=base.path)
     active = header(folder / target / "active", "middle", backing_path=middle.path)
     chain = ChainFacts((active, middle, base))
-    return DiskFacts(
-        target=target,
-        frozen=chain.images[depth].path,
-        in_domain=True,
+    fold = FoldFacts(
         chain=chain,
-        depth=depth,
-        expected_tops=frozenset({chain.images[depth - 1].file}),
-        live=None,
-        top_extents=[DATA],
+        first=depth - 1,
+        last=depth,
+        in_domain=True,
+        is_ours=False,
+        is_known=True,
+        is_named=True,
+        snapshots=("s",),
+        extents=([DATA], []),
         base_stamp=FileStamp(1, 2),
-        free_bytes=1 << 40,
-        free_device=1,
+        free_above=(1 << 40, 1),
+        free_below=(1 << 40, 1),
     )
+    return DiskFacts(target, chain, fold=fold)
+
+
+def folded(disk: DiskFacts) -> FoldFacts:
+    """Its fold."""
+    assert disk.fold is not None
+    return disk.fold
+
+
+def but(disk: DiskFacts, **changes: Any) -> DiskFacts:
+    """The disk with other facts of its fold."""
+    return replace(disk, fold=replace(folded(disk), **changes))
 
 
 def facts(*disks: DiskFacts, run_state: str | None = None) -> Facts:
     return Facts(
         run=RUN,
         domain=Domain("d", None, ()),
-        snapshot=Snapshot("d", "s", "p", "", "invalid", "written into", False, ()),
+        named="s",
+        snapshots=(Snapshot("d", "s", "p", "", "invalid", "written into", False, ()),),
         disks=disks,
         open_runs=(),
         monitor_busy=False,
@@ -144,7 +159,7 @@ def facts(*disks: DiskFacts, run_state: str | None = None) -> Facts:
         jobs={},
         exports=frozenset(),
         managed={},
-        insist=False,
+        options=Options(),
         boot_id="boot",
     )
 
@@ -158,7 +173,7 @@ def test_a_plan_folds_the_image_above_into_the_frozen_one(tmp_path: Path) -> Non
     first, second = plan.folds
     assert (first.target, first.is_active) == ("vda", True)
     assert first.top.path == active.chain.images[0].path
-    assert first.base.path == active.frozen
+    assert first.base.path == folded(active).base.path
     assert first.link is None
     assert (second.target, second.is_active) == ("vdb", False)
     assert second.above is not None
@@ -166,7 +181,7 @@ def test_a_plan_folds_the_image_above_into_the_frozen_one(tmp_path: Path) -> Non
     assert second.top.path == middle.chain.images[1].path
     assert second.link == "base"
     assert [len(fold.chain) for fold in plan.folds] == [3, 3]
-    assert (plan.parent, plan.invalid_before) == ("p", "written into")
+    assert (plan.parent, plan.invalid_before) == ("p", {"s": "written into"})
 
 
 def test_job_names_are_derived_from_the_run(tmp_path: Path) -> None:
@@ -184,7 +199,7 @@ def test_a_plan_carries_what_is_copied_and_the_stamp_of_the_base(
 ) -> None:
     """The stamp tells a roll back whether the snapshot was written into."""
     (fold,) = plan_from(facts(disk(tmp_path, "vda")), identify).folds
-    sizes = fold_sizes([DATA], [])
+    sizes = commit_sizes([[DATA], []])
 
     assert (fold.copy_bytes, fold.space_bytes) == (sizes.copy_bytes, sizes.space_bytes)
     assert fold.base_stamp == FileStamp(1, 2)
@@ -246,22 +261,21 @@ def test_a_plan_is_what_the_facts_allow(tmp_path: Path) -> None:
     """Nothing is in the way: a plan."""
     found = facts(disk(tmp_path, "vda"))
 
-    plan = asyncio.run(planner(found).plan(RUN, "d", "s", insist=False))
+    plan = asyncio.run(planner(found).plan(RUN, "d", "s", Options()))
 
     assert plan == plan_from(found, identify)
 
 
 def test_all_reasons_are_told_at_once(tmp_path: Path) -> None:
     """An operator mends them in one go; 4 when somebody else has the images."""
-    broken: Callable[..., DiskFacts] = replace
-    full = broken(disk(tmp_path, "vda"), free_bytes=0)
-    used = broken(disk(tmp_path, "vdb"), users=[("/x", ImageUser(1, "qemu", True))])
-    fixed = broken(disk(tmp_path, "vdc"), fence_obstacle="it has two hard links")
+    full = but(disk(tmp_path, "vda"), free_below=(0, 2))
+    used = but(disk(tmp_path, "vdb"), users=[("/x", ImageUser(1, "qemu", True))])
+    fixed = but(disk(tmp_path, "vdc"), fence_obstacle="it has two hard links")
     other = Reason("deletion_open", "open", "recover")
     found = replace(facts(full, used, fixed), open_runs=(other,))
 
     with pytest.raises(Refused) as caught:
-        asyncio.run(planner(found).plan(RUN, "d", "s", insist=False))
+        asyncio.run(planner(found).plan(RUN, "d", "s", Options()))
 
     codes = [(reason.code, reason.disk) for reason in caught.value.reasons]
     assert ("deletion_open", None) in codes
@@ -278,14 +292,14 @@ def test_an_image_that_could_not_be_flushed_is_not_trusted_again(
 ) -> None:
     """Another deletion would ask the kernel again, which has forgotten it."""
     middle = disk(tmp_path, "vda", depth=2)
-    image = middle.base if which == "base" else middle.chain.images[0]
+    image = folded(middle).base if which == "base" else middle.chain.images[0]
     found = replace(facts(middle), failed_flushes={image.path: "then"})
 
     with pytest.raises(Refused) as caught:
-        asyncio.run(planner(found).plan(RUN, "d", "s", insist=False))
+        asyncio.run(planner(found).plan(RUN, "d", "s", Options()))
 
     (reason,) = caught.value.reasons
     assert (reason.code, reason.disk) == ("flush_failed", "vda")
     assert image.path in reason.message
-    top = replace(facts(middle), failed_flushes={middle.top.path: "then"})
-    asyncio.run(planner(top).plan(RUN, "d", "s", insist=False))
+    top = replace(facts(middle), failed_flushes={folded(middle).top.path: "then"})
+    asyncio.run(planner(top).plan(RUN, "d", "s", Options()))

@@ -32,8 +32,9 @@ from backfold.journal.model import Plan
 from backfold.journal.runs import Author, DeletionRow, RunKey, TransitionRow
 from backfold.journal.schema import Seeds
 from backfold.journal.store import Store
-from backfold.states.context import Context, Move, Options
+from backfold.states.context import Context, Move
 from backfold.states.machine import Declaration, Edge, Recovery, State, Step
+from backfold.states.options import Options
 
 RUN = "0123456789ab"
 NOW = "2025-01-01T00:00:00.000000+00:00"
@@ -645,7 +646,7 @@ class Decision:
                     key=key,
                     row=row,
                     options=self.options,
-                    plan=Plan("d", "s", None, "running", "boot", ()),
+                    plan=Plan("d", "s", ("s",), None, "running", "domain", "boot", ()),
                     voted=frozenset(),
                     author=author,
                     interrupted=lambda: False,

@@ -571,7 +571,7 @@ def test_no_open_deletion_is_left_out(db: Database) -> None:
 def test_what_is_stored_of_a_deletion_is_read_back(db: Database) -> None:
     """Options, plan, helper, hold, stamps: as they were given."""
     key = begin(db)
-    plan = Plan("d", "s", None, "off", "boot", ())
+    plan = Plan("d", "s", ("s",), None, "off", "helper", "boot", ())
     helper = {"socket": "/run/x", "pid": None}
     hold = {"disks": ["vda"], "fences": {}}
 

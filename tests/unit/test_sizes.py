@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backfold.engine.sizes import FoldSizes, fold_sizes, with_holes
+from backfold.engine.sizes import FoldSizes, commit_sizes, with_holes
 from backfold.states.ports import Extent
 
 #: One block each: not allocated, zero, data.
@@ -80,7 +80,8 @@ def test_sizes_are_those_of_single_blocks(
         for here, there in zip(top, padded, strict=False)
     )
 
-    sizes = fold_sizes(extents(top, top_cuts, block), extents(base, base_cuts, block))
+    layers = [extents(top, top_cuts, block), extents(base, base_cuts, block)]
+    sizes = commit_sizes(layers)
 
     assert sizes.copy_bytes == copied * block
     grows = lacking * block
@@ -91,21 +92,21 @@ def test_an_empty_overlay_costs_nothing() -> None:
     """A snapshot that was just taken can be deleted on a full file system."""
     base = [Extent(0, 1 << 30, True, True)]
 
-    assert fold_sizes([], base) == FoldSizes(0, 0)
-    assert fold_sizes([Extent(0, 1 << 30, False, False)], base) == FoldSizes(0, 0)
+    assert commit_sizes([[], base]) == FoldSizes(0, 0)
+    assert commit_sizes([[Extent(0, 1 << 30, False, False)], base]) == FoldSizes(0, 0)
 
 
 def test_zeros_of_the_top_may_become_data_in_the_base() -> None:
     """Measured: an intermediate commit writes zero clusters out."""
     zeros = [Extent(0, 1000, True, False)]
 
-    assert fold_sizes(zeros, []) == FoldSizes(1000, 1001 + (1 << 20))
-    assert fold_sizes(zeros, [Extent(0, 1000, True, True)]) == FoldSizes(1000, 0)
-    assert fold_sizes(zeros, zeros).space_bytes > 1000
+    assert commit_sizes([zeros, []]) == FoldSizes(1000, 1001 + (1 << 20))
+    assert commit_sizes([zeros, [Extent(0, 1000, True, True)]]) == FoldSizes(1000, 0)
+    assert commit_sizes([zeros, zeros]).space_bytes > 1000
 
 
 def test_room_for_the_tables_comes_with_the_first_byte() -> None:
     """A base that grows needs more than the data itself."""
-    sizes = fold_sizes([Extent(0, 1 << 40, True, True)], [])
+    sizes = commit_sizes([[Extent(0, 1 << 40, True, True)], []])
 
     assert sizes.space_bytes - sizes.copy_bytes > (1 << 40) // 1000

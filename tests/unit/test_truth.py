@@ -65,10 +65,9 @@ def deletion(state: str, fold: str, *, active: bool = True) -> DeletionRow:
         "vda",
         f"backfold-{RUN}-0",
         "commit",
-        TOP,
-        BASE,
-        None if active else ABOVE,
         (TOP, BASE) if active else (ABOVE, TOP, BASE),
+        0 if active else 1,
+        1 if active else 2,
         None,
         0,
         0,
@@ -82,7 +81,7 @@ def deletion(state: str, fold: str, *, active: bool = True) -> DeletionRow:
         state=state,
         generation=1,
         options={},
-        plan=Plan("d", "s", None, "off", "boot", (plan,)),
+        plan=Plan("d", "s", ("s",), None, "off", "helper", "boot", (plan,)),
         helper=None,
         hold=None,
         cancel_requested=False,
@@ -174,7 +173,7 @@ def test_the_base_is_the_truth_exactly_from_the_decision_on() -> None:
 
     for state in undecided:
         assert not ALLOWED[state] & ON_BASE
-    for state in ("update_metadata", "stop", "completed"):
+    for state in ("update_metadata", "stop"):
         assert ALLOWED[state] <= ON_BASE
 
 

@@ -1,0 +1,141 @@
+"""The world, read once through the ports. Decides nothing, and writes nothing."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ..journal import catalog, runs
+from ..journal.errors import CommandFailed, MonitorBusy
+from ..journal.model import FileId
+from ..journal.store import Store
+from ..states.options import Options
+from ..states.ports import Hypervisor, ImageHeader, Images, Session
+from .disk_reader import DiskReader, Seen
+from .facts import ChainFacts, DiskFacts, Facts
+from .selection import selected
+
+#: A chain that is longer than this is taken for a mistake, or an attack.
+DEPTH_LIMIT: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the facts through the ports."""
+
+    store: Store
+    hypervisor: Hypervisor
+    images: Images
+    managed: Callable[[], Mapping[FileId, str]]
+    boot_id: Callable[[], str]
+
+    async def read(
+        self,
+        run: str,
+        name: str,
+        snapshot: str,
+        options: Options,
+        earlier: int | None = None,
+    ) -> Facts:
+        """Read everything once. Raises `Refused` for an unknown domain or snapshot."""
+        domain = await self.store.read(lambda db: catalog.domain(db, name))
+        others = await self.store.read(lambda db: catalog.snapshots(db, name))
+        gone = () if earlier is not None else selected(name, others, snapshot, options)
+        open_runs = await self.store.read(
+            lambda db: runs.open_run_reasons(db, name, but=run)
+        )
+        failed = await self.store.read(
+            lambda db: runs.failed_flushes(db, self.boot_id())
+        )
+        looks = options.scope != "metadata-only"
+        busy = False
+        session: Session | None = None
+        try:
+            if domain.monitor is not None and looks:
+                session = await self.hypervisor.attach(domain.monitor)
+        except MonitorBusy:
+            busy = True
+        try:
+            run_state = None if session is None else await session.run_state()
+            jobs = {} if session is None else await session.jobs()
+            exports = frozenset() if session is None else await session.exports()
+            aliases = {
+                self.images.fence_name(disk.source, run): disk.source
+                for disk in domain.disks
+            }
+            live = () if session is None else await session.chains(aliases)
+        finally:
+            if session is not None:
+                await session.close()
+        disks: tuple[DiskFacts, ...] = ()
+        if looks:
+            seen = Seen(domain, tuple(others), gone, live, session is not None)
+            disks = await DiskReader(
+                self.store, self.images, self.chain, run, options, seen
+            ).read()
+        return Facts(
+            run=run,
+            domain=domain,
+            named=snapshot,
+            snapshots=gone,
+            disks=disks,
+            open_runs=open_runs,
+            monitor_busy=busy,
+            run_state=run_state,
+            jobs=jobs,
+            exports=exports,
+            managed=self.managed(),
+            options=options,
+            boot_id=self.boot_id(),
+            failed_flushes=failed,
+            earlier=earlier,
+        )
+
+    async def chain(
+        self,
+        path: str,
+        format: str,
+        known: dict[FileId, ImageHeader] | None = None,
+    ) -> ChainFacts:
+        """Follow the headers from an image down, never probing a format.
+
+        ``known`` are headers that were read already; it learns the others.
+        """
+        images: list[ImageHeader] = []
+        seen: set[FileId] = set()
+        while True:
+            file = self.images.identify(path)
+            if file is None:
+                return ChainFacts(
+                    tuple(images), ("missing_image", f"{path} is missing.")
+                )
+            if file in seen or len(images) == DEPTH_LIMIT:
+                return ChainFacts(
+                    tuple(images), ("corrupt_image", f"The chain loops at {path}.")
+                )
+            seen.add(file)
+            plain = os.path.normpath(path)
+            path = plain if self.images.identify(plain) == file else path
+            header = None if known is None else known.get(file)
+            if header is None:
+                try:
+                    header = await self.images.header(path, format)
+                except CommandFailed as error:
+                    return ChainFacts(tuple(images), ("corrupt_image", error.what))
+            if known is not None:
+                known[file] = header
+            images.append(header)
+            if header.backing is None:
+                return ChainFacts(tuple(images))
+            if header.backing_path is None or header.backing_format is None:
+                return ChainFacts(
+                    tuple(images),
+                    (
+                        "unsupported_image",
+                        f"{path} names its backing image as {header.backing!r}, without"
+                        " a plain path or without a format.",
+                    ),
+                )
+            path, format = header.backing_path, header.backing_format

@@ -1,0 +1,85 @@
+"""Which way the images of a fold become one: the cheaper, the safer when near. Pure.
+
+One pass over all layers is never dearer than several: what a pass copies is what its
+layers hold together, and each further pass copies some of that again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from .facts import FoldFacts
+from .sizes import FoldSizes, commit_sizes, stream_sizes
+
+#: How much more a stream may copy than a commit and still be preferred: it needs no
+#: pivot, and leaves the base untouched until the end, so that roll back is complete.
+NEAR: Final = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A strategy, and why."""
+
+    strategy: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Bytes to copy by each way, and what stands against one of them.
+
+    ``no_commit`` and ``no_stream`` are the reasons why a way is impossible;
+    ``against_stream`` why it should not be taken unless it is asked for.
+    """
+
+    commit: int
+    stream: int
+    no_commit: str | None = None
+    no_stream: str | None = None
+    against_stream: str | None = None
+
+
+def chosen(costs: Costs, wanted: str) -> Choice:
+    """The strategy for a fold; ``wanted`` is ``auto``, ``commit`` or ``stream``.
+
+    An impossible way is returned when it is the one that was asked for, or the only
+    one left: the checks refuse it.
+    """
+    if wanted != "auto":
+        return Choice(wanted, "it was asked for")
+    if costs.no_commit is not None:
+        return Choice("stream", costs.no_commit)
+    for reason in (costs.no_stream, costs.against_stream):
+        if reason is not None:
+            return Choice("commit", reason)
+    if costs.stream <= costs.commit:
+        return Choice("stream", "it copies no more, needs no pivot, and can be undone")
+    if costs.stream <= costs.commit * NEAR:
+        return Choice("stream", "it copies hardly more, and can be undone completely")
+    return Choice("commit", "it copies less")
+
+
+def strategy_of(fold: FoldFacts, wanted: str) -> tuple[Choice, FoldSizes]:
+    """How a fold is done, and what it copies and needs that way."""
+    commit, stream = commit_sizes(fold.extents), stream_sizes(fold.extents)
+    others = ", ".join(fold.top_users)
+    choice = chosen(
+        Costs(
+            commit.copy_bytes,
+            stream.copy_bytes,
+            no_commit=f"{others} needs {fold.top.path} too" if others else None,
+            no_stream=(
+                None
+                if fold.top.format == "qcow2"
+                else f"{fold.top.path} is no qcow2 image"
+            ),
+            against_stream=(
+                None
+                if fold.is_ours
+                else f"no snapshot made {fold.base.path}, so that it would be left over"
+            ),
+        ),
+        wanted,
+    )
+    return choice, stream if choice.strategy == "stream" else commit

@@ -1,0 +1,31 @@
+"""What a caller asks of a deletion; stored with its row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+#: What goes: the snapshot, it and its whole subtree, only that subtree, or only the
+#: name (the images stay as they are).
+SCOPES: Final = ("snapshot", "children", "children-only", "metadata-only")
+#: How the images of a fold become one; ``auto`` takes the cheaper way.
+STRATEGIES: Final = ("auto", "commit", "stream")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the caller asked for: bytes per second, milliseconds, seconds.
+
+    ``through`` is the last snapshot of a range that begins with the one that is
+    named. ``image_folders`` are searched for other users of an image, besides the
+    folders that the domain's images are in.
+    """
+
+    bandwidth: int | None = None
+    max_downtime_ms: int = 500
+    timeout: float | None = None
+    insist: bool = False
+    through: str | None = None
+    scope: str = "snapshot"
+    strategy: str = "auto"
+    image_folders: tuple[str, ...] = ()
