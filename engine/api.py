@@ -23,7 +23,7 @@ from ..journal.errors import (
     UsageError,
 )
 from ..journal.locks import LOCK_DIRECTORY
-from ..journal.model import Disk, Domain, FileId, Plan, Snapshot
+from ..journal.model import Disk, Domain, FileId, Plan, ReversionPlan, Snapshot
 from ..journal.runs import TransitionRow
 from ..journal.store import Store
 from ..states.deletion import DELETION
@@ -31,6 +31,8 @@ from ..states.identities import identify_again
 from ..states.options import Options
 from ..states.outlook import Outlook
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
+from ..states.reversion import REVERSION
+from ..states.revert import identify_reversion_again
 from ..states.watch import Watch
 from . import adoption_run, inspection_run, recovery
 from .clock import SystemClock
@@ -44,10 +46,11 @@ from .images import QemuImages
 from .inspection_findings import Inspection
 from .libvirt import managed_images
 from .release import Release
-from .results import Creation, Deletion, DomainDisk
+from .results import Creation, Deletion, DomainDisk, Reversion, Run
+from .reversion_plan import discard_reasons, not_valid, plan_reversion
 from .seeds import SEEDS
 from .selection import selected, valid_options
-from .truth import boot_sources, sources_in_creation
+from .truth import boot_sources, doubts_of_reversion, sources_in_creation
 
 
 class NoProbe:
@@ -266,6 +269,16 @@ class Engine:
         for creation in await self._driver.store.read(runs.open_creations):
             if creation.domain == domain:
                 sources = await sources_in_creation(found, creation, self._world.images)
+        for reversion in await self._driver.store.read(runs.open_reversions):
+            if reversion.domain == domain:
+                again = identify_reversion_again(
+                    reversion.plan,
+                    self._world.images,
+                    reversion.id,
+                    self._world.clock.boot_id(),
+                )
+                reversion = replace(reversion, plan=again)
+                sources = doubts_of_reversion(sources, reversion, self._world.images)
         result = []
         for source in sources:
             disk = source.disk
@@ -286,19 +299,83 @@ class Engine:
         was written into: its images do not hold its point in time any more.
         """
         found = await self.catalog.snapshot(domain, snapshot)
-        if found.status != "valid":
-            why = found.reason or "its deletion is open"
-            raise Refused(
-                [
-                    Reason(
-                        "invalid_snapshot",
-                        f"The snapshot {snapshot} of {domain} cannot be reverted to:"
-                        f" {why}.",
-                        "Finish its deletion: `backfold recover`, or delete it again.",
-                    )
-                ]
-            )
+        if (reason := not_valid(found)) is not None:
+            raise Refused([reason])
         return tuple(Disk(d.target, d.frozen, d.format) for d in found.disks)
+
+    async def plan_revert(
+        self,
+        domain: str,
+        snapshot: str,
+        *,
+        overlays: Mapping[str, str] | None = None,
+        ignore_libvirt: bool = False,
+    ) -> ReversionPlan:
+        """What `revert` would do, and which data it would discard (``held``, bytes).
+
+        Takes no lock, writes nothing. Raises `Refused`, `UsageError`.
+        """
+        return await plan_reversion(
+            self._driver.reader,
+            domain,
+            snapshot,
+            overlays or {},
+            insist=ignore_libvirt,
+        )
+
+    async def revert(
+        self,
+        domain: str,
+        snapshot: str,
+        *,
+        discard: bool = False,
+        overlays: Mapping[str, str] | None = None,
+        ignore_libvirt: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> Reversion:
+        """Go back to a snapshot of a domain that is off: all disks or none.
+
+        Each disk gets a new overlay on its frozen image, and the image that it was on
+        is removed if a snapshot made it and nothing else needs it. What that image
+        holds is lost: without ``discard`` only empty ones are given up. Raises
+        `Refused` (``would_discard``, ``domain_running``, ...), `UsageError`, `Busy`;
+        `RolledBack` when it failed and nothing has changed; `Interrupted` when it is
+        open for `recover`.
+        """
+        driver = self._driver
+        with driver.new_locks() as locks:
+            locked: set[FileId] = set()
+            while True:
+                plan = await self.plan_revert(
+                    domain,
+                    snapshot,
+                    overlays=overlays,
+                    ignore_libvirt=ignore_libvirt,
+                )
+                if not discard and (reasons := list(discard_reasons(plan))):
+                    raise Refused(reasons)
+                disks = (await self.catalog.domain(domain)).disks
+                files = set(driver.identities([disk.source for disk in disks]))
+                files |= {overlay.frozen.file for overlay in plan.overlays}
+                if files <= locked:
+                    break  # Planned under the lock: nobody changes a disk any more.
+                locks.acquire(files)
+                locked |= files
+            run = self._world.clock.new_id()
+            key = await driver.store.write(
+                lambda db: runs.begin_reversion(
+                    db, run, plan, REVERSION.initial, driver.author
+                )
+            )
+            reversion = await driver.finish_reversion(key, False, on_event)
+        if reversion.state != "reverted":
+            raise RolledBack(
+                reversion,
+                f"{domain} was not reverted to {snapshot}: {reversion.reason}.",
+                data="The disks are as before; the new overlays were removed.",
+                remedy="Mend the cause and revert again.",
+            )
+        return reversion
 
     # Deletions
 
@@ -424,7 +501,7 @@ class Engine:
         *,
         roll_back: bool = False,
         on_event: OnEvent | None = None,
-    ) -> list[Deletion | Creation | BackfoldError]:
+    ) -> list[Run | BackfoldError]:
         """Finish what was interrupted: one run, or all open ones of this journal.
 
         Returns an outcome for each: how it ended, or the error that kept it open.
@@ -476,6 +553,11 @@ class Engine:
         rows = await self._driver.store.read(runs.open_creations)
         return [Creation.of(row) for row in rows]
 
+    async def reversions(self) -> list[Reversion]:
+        """Open reverts."""
+        rows = await self._driver.store.read(runs.open_reversions)
+        return [Reversion.of(row) for row in rows]
+
     async def outlook(
         self, run: str | None = None, *, roll_back: bool = False
     ) -> list[Outlook]:
@@ -486,12 +568,14 @@ class Engine:
         """
         return await recovery.outlook(self._driver, run, roll_back=roll_back)
 
-    async def find(self, run: str) -> Deletion | Creation:
+    async def find(self, run: str) -> Run:
         """The run that an id or an unambiguous prefix names. Raises `UsageError`."""
         store = self._driver.store
         machine, found = await store.read(lambda db: runs.find(db, run))
         if machine == "deletion":
             return Deletion.of(await self._driver.row(found))
+        if machine == "reversion":
+            return Reversion.of(await store.read(lambda db: runs.reversion(db, found)))
         return Creation.of(await store.read(lambda db: runs.creation(db, found)))
 
     async def log(self, run: str) -> list[TransitionRow]:

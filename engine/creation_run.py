@@ -5,32 +5,27 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from ..journal import catalog, runs
-from ..journal.errors import (
-    CommandFailed,
-    MonitorBusy,
-    OutcomeUnknown,
-    Reason,
-    Refused,
-    UsageError,
-)
-from ..journal.model import CreationPlan, Disk, Image, OverlayPlan
-from ..states.context import Stuck
+from ..journal.errors import MonitorBusy, Reason, Refused, UsageError
+from ..journal.model import CreationPlan, OverlayPlan
 from ..states.creation import CREATION
 from ..states.new_overlays import identify_overlays_again
 from ..states.ports import LiveChain
-from ..states.stamps import stamp_of
 from ..states.take_snapshot import HANDLERS, CreationContext
-from .facts import unsupported
 from .memory_files import memory_obstacles
+from .overlay_plans import (
+    default_overlay,
+    plan_overlay,
+    refuse_beside_device,
+    refuse_unknown_disks,
+    shared_paths,
+)
+from .planned_run import PlannedRun
 from .reader import Reader
-from .runner import Runner
 
-#: How often in a row a failed call is met before the run is left open.
-FAILURE_LIMIT: Final = 5
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]*")
 
 
@@ -45,32 +40,12 @@ def valid_name(what: str, name: str) -> str:
     return name
 
 
-@dataclass
-class CreationModel:
-    """The creation's machine has no guards."""
-
-    state: str = CREATION.initial
-
-
-class CreationRun(Runner):
+class CreationRun(PlannedRun[CreationContext]):
     """Drives one creation from the state that it is in."""
 
     declaration = CREATION
-    ctx: CreationContext
-
-    @property
-    def state(self) -> str:
-        """The state that the journal has."""
-        return self.ctx.row.state
-
-    @property
-    def subject(self) -> tuple[str, str]:
-        """Domain and snapshot of the run."""
-        return self.ctx.row.domain, self.ctx.row.snapshot
-
-    def model(self) -> CreationModel:
-        """Nothing to look at."""
-        return CreationModel()
+    handlers = HANDLERS
+    safe = "The disks are switched together or not at all."
 
     async def refresh(self) -> None:
         """Read the run again, with the device numbers of this boot."""
@@ -78,29 +53,11 @@ class CreationRun(Runner):
         plan = identify_overlays_again(row.plan, self.ctx.images, self.clock.boot_id())
         self.ctx.row = replace(row, plan=plan)
 
-    async def run(self) -> str:
-        """Go on until a final state. Raises `Stuck` when the run stays open."""
-        errors = 0
-        while self.state not in CREATION.final:
-            try:
-                move = await HANDLERS[self.state](self.ctx)
-            except (OutcomeUnknown, CommandFailed, MonitorBusy) as error:
-                errors += 1
-                await self.alarm(f"{self.state}: {error.what}")
-                session, self.ctx.session = self.ctx.session, None
-                if session is not None:
-                    await session.close()
-                if errors >= FAILURE_LIMIT:
-                    raise Stuck(
-                        error.what,
-                        "The disks are switched together or not at all.",
-                        f"Run `backfold recover {self.key.id}`.",
-                    ) from error
-                self.ctx.resumed = True
-                await self.clock.sleep(0.1 * 2**errors)
-                continue
-            await self.fire(move)
-        return self.state
+    async def disconnect(self) -> None:
+        """Leave the monitor to others; the next state looks anew."""
+        session, self.ctx.session = self.ctx.session, None
+        if session is not None:
+            await session.close()
 
 
 def locked_by(plan: CreationPlan) -> list[str]:
@@ -138,12 +95,7 @@ async def plan_creation(
                 "Choose another name, or delete that snapshot first.",
             )
         )
-    targets = {disk.target for disk in domain.disks}
-    if unknown := sorted((set(overlays) | set(exclude)) - targets):
-        raise UsageError(
-            f"The domain {domain_name} has no disk {', '.join(unknown)}.",
-            remedy=f"`backfold domain show {domain_name}` lists its disks.",
-        )
+    refuse_unknown_disks(domain, {*overlays, *exclude})
     included = [disk for disk in domain.disks if disk.target not in exclude]
     if memory is not None:
         memory = os.path.abspath(memory)
@@ -174,64 +126,20 @@ async def plan_creation(
     plans = []
     for disk in included:
         path = overlays.get(disk.target) or default_overlay(disk.source, name)
-        file = reader.images.identify(disk.source)
-        if file is not None and file.is_block_device and disk.target not in overlays:
-            raise UsageError(
-                f"{disk.source} is a block device, and no overlay is made beside it.",
-                remedy=f"Say where it goes: --overlay {disk.target}=PATH.",
-            )
-        planned = await _plan_disk(reader, disk, os.path.abspath(path), reasons)
+        refuse_beside_device(reader.images, disk, overlays)
+        planned = await plan_overlay(
+            reader.images, disk, os.path.abspath(path), reasons
+        )
         if planned is None:
             continue
         plans.append(planned)
         await _check_live(reader, planned, power, chains, reasons)
-    paths = [plan.overlay for plan in plans]
-    for path in sorted({path for path in paths if paths.count(path) > 1}):
-        reasons.append(_exists(path, None))
+    reasons += shared_paths(plans)
     if reasons:
         raise Refused(reasons)
     return CreationPlan(
         domain_name, name, power, reader.boot_id(), tuple(plans), memory=memory
     )
-
-
-def default_overlay(source: str, snapshot: str) -> str:
-    """The overlay's path: the image's name with the snapshot's as extension."""
-    return f"{os.path.splitext(source)[0]}.{snapshot}"
-
-
-async def _plan_disk(
-    reader: Reader, disk: Disk, overlay: str, reasons: list[Reason]
-) -> OverlayPlan | None:
-    images = reader.images
-    file, stamp = images.identify(disk.source), images.stamp(disk.source)
-    if file is None or stamp is None:
-        reasons.append(
-            Reason(
-                "missing_image",
-                f"{disk.source} is missing.",
-                "Bring the image back to that path.",
-                disk.target,
-            )
-        )
-        return None
-    try:
-        header = await images.header(disk.source, disk.format)
-    except CommandFailed as error:
-        reasons.append(
-            Reason("corrupt_image", error.what, "Repair the image.", disk.target)
-        )
-        return None
-    if (why := unsupported(header)) is not None:
-        reasons.append(Reason("unsupported_image", *why, disk.target))
-    if images.identify(overlay) is not None:
-        reasons.append(_exists(overlay, disk.target))
-    link = disk.source
-    if header.backing is not None and not header.backing.startswith("/"):
-        link = os.path.relpath(disk.source, os.path.dirname(overlay))
-    image = Image(disk.source, disk.format, file, header.virtual_size, header.data)
-    stamp = stamp_of(image, images) or stamp
-    return OverlayPlan(disk.target, image, overlay, link, stamp)
 
 
 async def _check_live(
@@ -262,12 +170,3 @@ async def _check_live(
                 plan.target,
             )
         )
-
-
-def _exists(path: str, target: str | None) -> Reason:
-    return Reason(
-        "overlay_exists",
-        f"The new overlay {path} exists already, or two disks would share it.",
-        "Choose another path with --overlay TARGET=PATH.",
-        target,
-    )

@@ -20,8 +20,10 @@ from ..journal.errors import JournalDamaged, JournalError, JournalNewer, Journal
 from ..journal.schema import refuse_newer
 from .files import FENCE, FENCED
 
-#: States of a deletion in which a fence may be on the disks without a hold.
-FENCING: Final = frozenset({"pivot", "update_metadata", "stop", "completed"})
+#: States of a run in which a fence may be on the disks without a hold.
+FENCING: Final = frozenset(
+    {"pivot", "update_metadata", "stop", "completed", "recorded", "reverted"}
+)
 
 #: How often a journal is looked at before it is called damaged.
 LOOKS: Final = 2
@@ -74,7 +76,7 @@ class Diagnosis:
         for fence in self.fences:
             whose = "of no run that is known"
             if fence.known is not None:
-                whose = f"of the deletion {fence.run}, {fence.known.state}"
+                whose = f"of the {fence.known.machine} {fence.run}, {fence.known.state}"
             yield f"fence: {fence.path}, {whose}"
 
 

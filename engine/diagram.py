@@ -27,6 +27,7 @@ from ..journal.errors import BackfoldError, CommandFailed, UsageError
 from ..states.deletion import DELETION, UNDECIDED
 from ..states.fold import ALLOWED, FOLD
 from ..states.machine import Declaration
+from ..states.reversion import REVERSION
 from . import state_docs
 from .seeds import MACHINES
 
@@ -160,7 +161,7 @@ def forward_only(declaration: Declaration) -> frozenset[str]:
     """The states behind the point of no return, before the run ends.
 
     For a deletion, those that it cannot be given up in; for a fold, those that are
-    allowed there only. A creation has none.
+    allowed there only; for a reversion, those after its record. A creation has none.
     """
     open_states = {state.name for state in declaration.states if not state.final}
     if declaration.name == DELETION.name:
@@ -172,6 +173,9 @@ def forward_only(declaration: Declaration) -> frozenset[str]:
             for fold in open_states
             if {state for state, folds in ALLOWED.items() if fold in folds} <= decided
         )
+    if declaration.name == REVERSION.name:
+        undone = {edge.source for edge in declaration.edges if edge.trigger == "undo"}
+        return frozenset(open_states - undone)
     return frozenset()
 
 

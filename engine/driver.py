@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..journal import catalog, runs
 from ..journal.errors import (
@@ -18,19 +18,24 @@ from ..journal.errors import (
 )
 from ..journal.locks import Locks
 from ..journal.model import FileId
-from ..journal.runs import Author, DeletionRow, RunKey
+from ..journal.runs import Author, DeletionRow, ReversionRow, RunKey
 from ..journal.store import Store
 from ..states.context import Context, LeaveOpen, Stuck
 from ..states.options import Options
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
+from ..states.revert import ReversionContext
 from ..states.take_snapshot import CreationContext
 from .creation_run import CreationRun
 from .definitions import CatalogDefinitions
 from .deletion_run import DeletionRun
 from .events import OnEvent
+from .planned_run import PlannedRun
 from .planner import FoldPlanner
 from .reader import Reader
-from .results import Creation, Deletion
+from .results import Creation, Deletion, Reversion
+from .reversion_run import ReversionRun
+
+T = TypeVar("T", Creation, Reversion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,16 @@ class Driver:
         """The files behind these paths, without those that are missing."""
         found = [self.world.images.identify(path) for path in paths]
         return [file for file in found if file is not None]
+
+    async def images_of_reversion(self, row: ReversionRow) -> list[FileId]:
+        """The files that nobody else may work on during an open reversion."""
+        domain = await self.store.read(lambda db: catalog.domain(db, row.domain))
+        paths = {disk.source for disk in domain.disks}
+        for disk in row.plan.disks:
+            fence = self.world.images.fence_name(disk.former.path, row.id)
+            paths |= {disk.former.path, fence}
+            paths |= {disk.overlay.frozen.path, disk.overlay.overlay}
+        return self.identities(paths)
 
     async def locked(self, row: DeletionRow, patience: float) -> Locks:
         """The locks of an open deletion. Raises `Busy` after ``patience`` seconds.
@@ -222,6 +237,32 @@ class Driver:
             read=self.store.read,
             resumed=resumed,
         )
+        return await self._to_its_end(runner, lambda: Creation.of(runner.ctx.row))
+
+    async def finish_reversion(
+        self, key: RunKey, resumed: bool, on_event: OnEvent | None
+    ) -> Reversion:
+        """Drive a reversion to its end. Raises `Interrupted` when it stays open."""
+        world = self.world
+        row = await self.store.read(lambda db: runs.reversion(db, key.id))
+        domain = await self.store.read(lambda db: catalog.domain(db, row.domain))
+        runner = ReversionRun(
+            key, self.store, world.clock, world.probe, world.who, on_event
+        )
+        runner.ctx = ReversionContext(
+            key=key,
+            row=row,
+            monitor=domain.monitor,
+            hypervisor=world.hypervisor,
+            images=world.images,
+            effects=runner,
+            read=self.store.read,
+            resumed=resumed,
+        )
+        return await self._to_its_end(runner, lambda: Reversion.of(runner.ctx.row))
+
+    async def _to_its_end(self, runner: PlannedRun[Any], record: Callable[[], T]) -> T:
+        """Run to a final state; a caller that is cancelled waits for it, too."""
         await runner.refresh()
         task = asyncio.ensure_future(runner.run())
         try:
@@ -232,15 +273,11 @@ class Driver:
                 raise
         except Stuck as error:
             raise Interrupted(
-                Creation.of(runner.ctx.row),
-                error.what,
-                data=error.data,
-                remedy=error.remedy,
+                record(), error.what, data=error.data, remedy=error.remedy
             ) from error
         finally:
-            if runner.ctx.session is not None:
-                await runner.ctx.session.close()
-        return Creation.of(runner.ctx.row)
+            await runner.disconnect()
+        return record()
 
     async def _interrupted(
         self, runner: DeletionRun, what: str, data: str, remedy: str

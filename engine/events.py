@@ -9,13 +9,14 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class StateEvent:
-    """A run has entered a state; the first one of a run carries its id."""
+    """A run of a machine has entered a state; the first one of a run carries its id."""
 
     run: str
     domain: str
     snapshot: str
     state: str
     detail: Mapping[str, Any]
+    machine: str = "deletion"
 
 
 @dataclass(frozen=True, slots=True)

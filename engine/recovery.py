@@ -20,7 +20,7 @@ from .creation_run import locked_by
 from .driver import Driver
 from .events import OnEvent
 from .release import end_holds
-from .results import Creation, Deletion
+from .results import Creation, Deletion, Reversion, Run
 
 #: What is left to do, by the states that there is no way back from.
 FORWARD: Final = {
@@ -39,7 +39,7 @@ async def deletion_id(driver: Driver, prefix: str) -> str:
     """The deletion that a prefix names. Raises `UsageError`."""
     machine, found = await driver.store.read(lambda db: runs.find(db, prefix))
     if machine != "deletion":
-        raise UsageError(f"{found} is a creation, not a deletion.")
+        raise UsageError(f"{found} is a {machine}, not a deletion.")
     return found
 
 
@@ -87,9 +87,24 @@ async def recover_creation(
         return await driver.finish_creation(key, True, on_event)
 
 
+async def recover_reversion(
+    driver: Driver, run: str, on_event: OnEvent | None
+) -> Reversion:
+    """Finish an open reversion: before its record it is undone, after it finished."""
+    row = await driver.store.read(lambda db: runs.reversion(db, run))
+    if row.finished is not None:
+        return Reversion.of(row)
+    with driver.new_locks() as locks:
+        locks.acquire(await driver.images_of_reversion(row))
+        key = await driver.store.write(
+            lambda db: runs.claim(db, "reversion", run, driver.author)
+        )
+        return await driver.finish_reversion(key, True, on_event)
+
+
 async def recover_all(
     driver: Driver, run: str | None, *, roll_back: bool, on_event: OnEvent | None
-) -> list[Deletion | Creation | BackfoldError]:
+) -> list[Run | BackfoldError]:
     """Finish one run, or every open one; an error of one does not stop the others.
 
     A guest that stands still in a hold that nobody watched is freed before anything
@@ -99,11 +114,13 @@ async def recover_all(
     if len(todo) > 1:
         deletions = [found for machine, found in todo if machine == "deletion"]
         await end_holds(driver, deletions, PATIENCE)
-    outcomes: list[Deletion | Creation | BackfoldError] = []
+    outcomes: list[Run | BackfoldError] = []
     for machine, found in todo:
         try:
             if machine == "creation":
                 outcomes.append(await recover_creation(driver, found, on_event))
+            elif machine == "reversion":
+                outcomes.append(await recover_reversion(driver, found, on_event))
             else:
                 outcomes.append(
                     await recover_deletion(
@@ -120,6 +137,7 @@ def _named(db: Database, run: str | None) -> list[tuple[str, str]]:
     if run is not None:
         return [runs.find(db, run)]
     found = [("creation", row.id) for row in runs.open_creations(db)]
+    found += [("reversion", row.id) for row in runs.open_reversions(db)]
     opened = runs.list_deletions(db, only_open=True)
     return found + [("deletion", row.id) for row in opened]
 
@@ -135,6 +153,11 @@ async def outlook(driver: Driver, run: str | None, *, roll_back: bool) -> list[O
                 creation = runs.creation(db, each)
                 if creation.finished is None:
                     found.append(outlooks.of_creation(creation, history))
+                continue
+            if machine == "reversion":
+                reversion = runs.reversion(db, each)
+                if reversion.finished is None:
+                    found.append(outlooks.of_reversion(reversion, history))
                 continue
             row = runs.deletion(db, each)
             if row.finished is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
-from ..journal.runs import CreationRow, DeletionRow
+from ..journal.model import DiskReversion
+from ..journal.runs import CreationRow, DeletionRow, ReversionRow
 from .truth import ON_BASE
 
 
@@ -128,6 +130,47 @@ class Creation:
             row.started,
             row.finished,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Reversion:
+    """A revert as it stands; see `ReversionPlan` for its disks."""
+
+    id: str
+    domain: str
+    snapshot: str
+    state: str
+    reason: str | None
+    disks: tuple[DiskReversion, ...]
+    untouched: tuple[str, ...]
+    missing: tuple[str, ...]
+    started: str
+    finished: str | None
+
+    @property
+    def seconds(self) -> float | None:
+        """From begin to end; None while it is open."""
+        return _seconds(self.started, self.finished)
+
+    @classmethod
+    def of(cls, row: ReversionRow) -> Reversion:
+        """The record of a row of the journal."""
+        return cls(
+            row.id,
+            row.domain,
+            row.snapshot,
+            row.state,
+            row.reason,
+            row.plan.disks,
+            row.plan.untouched,
+            row.plan.missing,
+            row.started,
+            row.finished,
+        )
+
+
+#: Whatever `recover` finishes.
+Run: TypeAlias = Deletion | Creation | Reversion
 
 
 def _seconds(started: str, finished: str | None) -> float | None:

@@ -122,7 +122,8 @@ class Runner(ABC):
         await self.refresh()
         domain, snapshot = self.subject
         self.say("info", dest, source=source)
-        self.tell(StateEvent(self.key.id, domain, snapshot, dest, move.detail))
+        name = self.declaration.name
+        self.tell(StateEvent(self.key.id, domain, snapshot, dest, move.detail, name))
 
     async def perform(
         self,

@@ -8,8 +8,9 @@ from ..journal.schema import Seeds
 from ..states.creation import CREATION
 from ..states.deletion import DELETION
 from ..states.fold import ALLOWED, FOLD
+from ..states.reversion import REVERSION
 
-MACHINES: Final = (DELETION, FOLD, CREATION)
+MACHINES: Final = (DELETION, FOLD, CREATION, REVERSION)
 
 SEEDS: Final = Seeds(
     states=tuple((m.name, state.name) for m in MACHINES for state in m.states),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from ..journal.errors import CommandFailed
 from ..journal.model import Disk, Domain, FoldPlan
-from ..journal.runs import CreationRow, DeletionRow, FoldRow
+from ..journal.runs import CreationRow, DeletionRow, FoldRow, ReversionRow
 from ..states.creation import CREATION
 from ..states.new_overlays import Taken, which_went_on
 from ..states.ports import Images
+from ..states.revert import has_changed
 from ..states.stamps import WentOn, went_on
 
 #: Fold states in which the base is the truth; before them it is the overlay.
@@ -73,6 +75,34 @@ async def sources_in_creation(
         return BootSource(Disk(disk.target, overlays[disk.target], "qcow2"))
 
     return tuple(source(disk) for disk in domain.disks)
+
+
+def doubts_of_reversion(
+    sources: Sequence[BootSource], reversion: ReversionRow, images: Images
+) -> tuple[BootSource, ...]:
+    """The catalog's images, with an open reversion of this domain.
+
+    The catalog names the former images until the record is durable and the new
+    overlays from then on. A former image that was written into after that makes it
+    doubtful: somebody booted from it.
+    """
+    if reversion.state != "recorded":
+        return tuple(sources)
+    changed = {
+        disk.target: disk.former.path
+        for disk in reversion.plan.disks
+        if disk.stays is None and has_changed(disk, images, reversion.id)
+    }
+    return tuple(
+        replace(
+            source,
+            doubt=f"{changed[source.disk.target]}, which the revert"
+            f" {reversion.id} replaced, was written into since",
+        )
+        if source.disk.target in changed
+        else source
+        for source in sources
+    )
 
 
 def _source(

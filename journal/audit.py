@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,11 @@ _HISTORY: Final = (
     "id, machine, run, source, trigger, dest, kind, who, generation, detail, at"
 )
 #: The states that runs are in when no edge was taken yet.
-_BEGINS: Final = {"deletions": "validate", "creations": "planned"}
+_BEGINS: Final = {
+    "deletions": "validate",
+    "creations": "planned",
+    "reversions": "planned",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,8 @@ def _complain(db: sqlite3.Connection, found: Audit) -> None:
     ):
         found.complaints.append(f"row {row} of {table} refers to nothing in {parent}")
     tables = {row[0] for row in db.execute("select name from sqlite_master")}
-    if missing := sorted({"transitions", "deletions", "folds", "disks"} - tables):
+    needed = {"transitions", "deletions", "folds", "creations", "disks"}
+    if missing := sorted(needed - tables):
         found.complaints.append(f"it has no table {', '.join(missing)}")
         return
     (count, last) = db.execute("select count(*), max(id) from transitions").fetchone()
@@ -201,13 +206,13 @@ def _complain(db: sqlite3.Connection, found: Audit) -> None:
         found.complaints.append(
             f"the {machine} {run} left {source}, but had come to {before}"
         )
-    for table, begins in _BEGINS.items():
+    for table in sorted(_BEGINS.keys() & tables):
         for run, state, after in db.execute(
             f"select id, state, coalesce((select dest from transitions where"
             f" run = {table}.id and machine = {table}.machine and kind = 'edge'"
             f" order by id desc limit 1), ?) as after from {table}"
             f" where after <> state limit ?",
-            (begins, SHOWN),
+            (_BEGINS[table], SHOWN),
         ):
             found.complaints.append(
                 f"{run} is in {state}, but its history ends in {after}"
@@ -242,7 +247,8 @@ def _read(db: sqlite3.Connection, found: Audit) -> None:
         ("disks", _read_disks),
         ("images", _read_images),
         ("deletions", _read_deletions),
-        ("creations", _read_creations),
+        ("creations", _read_planned("creation")),
+        ("reversions", _read_planned("reversion")),
     ):
         try:
             read(db, found)
@@ -281,19 +287,32 @@ def _read_deletions(db: sqlite3.Connection, found: Audit) -> None:
         )
 
 
-def _read_creations(db: sqlite3.Connection, found: Audit) -> None:
-    for run, domain, snapshot, state, started, finished in db.execute(
-        "select id, domain, snapshot, state, started, finished from creations"
-        " order by started"
-    ):
-        found.runs.append(
-            KnownRun(
-                "creation",
-                *(str(run), str(domain), str(snapshot), str(state), str(started)),
-                finished,
-                False,
+def _read_planned(machine: str) -> Callable[[sqlite3.Connection, Audit], None]:
+    """Reads runs that had their plan from the beginning, if there is their table.
+
+    A journal of an older version does not have each of them.
+    """
+    table = f"{machine}s"
+
+    def read(db: sqlite3.Connection, found: Audit) -> None:
+        if not db.execute(
+            "select 1 from sqlite_master where name = ?", (table,)
+        ).fetchone():
+            return
+        for run, domain, snapshot, state, started, finished in db.execute(
+            f"select id, domain, snapshot, state, started, finished from {table}"
+            " order by started"
+        ):
+            found.runs.append(
+                KnownRun(
+                    machine,
+                    *(str(run), str(domain), str(snapshot), str(state), str(started)),
+                    finished,
+                    False,
+                )
             )
-        )
+
+    return read
 
 
 def _images(

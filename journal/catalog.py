@@ -19,6 +19,7 @@ from .model import (
     Disk,
     DiskChange,
     Domain,
+    ReversionPlan,
     Snapshot,
     SnapshotDisk,
 )
@@ -262,6 +263,29 @@ def record_snapshot(db: Database, plan: CreationPlan, run: str, created: str) ->
             "update disks set source = ? where domain = ? and target = ?"
             " and source = ?",
             (overlay.overlay, plan.domain, overlay.target, overlay.frozen.path),
+        )
+
+
+def record_reversion(db: Database, plan: ReversionPlan, run: str) -> None:
+    """Record a revert: the disks are on their new overlays, the snapshot is current.
+
+    Everything changes or nothing; the images that the disks were on stay known until
+    they are removed.
+    """
+    db.execute("update snapshots set current = 0 where domain = ?", (plan.domain,))
+    _changed_one(
+        db,
+        "update snapshots set current = 1 where domain = ? and name = ?"
+        " and status = 'valid'",
+        (plan.domain, plan.snapshot),
+    )
+    for disk in plan.disks:
+        put_image(db, disk.overlay.overlay, "qcow2", run)
+        _changed_one(
+            db,
+            "update disks set source = ? where domain = ? and target = ?"
+            " and source = ?",
+            (disk.overlay.overlay, plan.domain, disk.target, disk.former.path),
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 #: Of deletions. Plans of version 1 are read as well.
 PLAN_VERSION: Final = 2
 READABLE_PLANS: Final = (1, PLAN_VERSION)
-#: Of creations.
+#: Of creations and reversions.
 CREATION_VERSION: Final = 1
 
 
@@ -421,17 +421,89 @@ class CreationPlan:
             raise ValueError(
                 f"plan version {data.get('version')}, not {CREATION_VERSION}"
             )
-        overlays = tuple(
-            OverlayPlan(
+        overlays = tuple(_overlay(item) for item in data.pop("overlays"))
+        return cls(**{**data, "overlays": overlays})
+
+
+def _overlay(data: Mapping[str, Any]) -> OverlayPlan:
+    return OverlayPlan(
+        **{
+            **data,
+            "frozen": _image(data["frozen"]),
+            "frozen_stamp": FileStamp(**data["frozen_stamp"]),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DiskReversion:
+    """One disk of a revert: a new overlay takes the place of its active image.
+
+    ``former`` is that image, as it was planned with ``former_stamp``; ``held`` is
+    what it holds of its own, in bytes, written since the snapshot ``since`` (None
+    when the catalog knows none below it). ``stays`` says why its file is not
+    removed; None when it is.
+    """
+
+    overlay: OverlayPlan
+    former: Image
+    former_stamp: FileStamp
+    held: int
+    since: str | None
+    stays: str | None
+
+    @property
+    def target(self) -> str:
+        """The disk."""
+        return self.overlay.target
+
+
+@dataclass(frozen=True, slots=True)
+class ReversionPlan:
+    """What a revert will do. Device numbers are of ``boot_id``.
+
+    ``untouched`` are disks that the snapshot does not include, ``missing`` are disks
+    of the snapshot that the domain has no longer.
+    """
+
+    domain: str
+    snapshot: str
+    boot_id: str
+    disks: tuple[DiskReversion, ...]
+    untouched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    version: int = CREATION_VERSION
+
+    @property
+    def overlays(self) -> tuple[OverlayPlan, ...]:
+        """The overlays that are to be made."""
+        return tuple(disk.overlay for disk in self.disks)
+
+    def to_json(self) -> str:
+        """The plan as stable JSON text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ReversionPlan:
+        """Read a stored plan; ValueError when its version is another one."""
+        data = json.loads(text)
+        if data.get("version") != CREATION_VERSION:
+            raise ValueError(
+                f"plan version {data.get('version')}, not {CREATION_VERSION}"
+            )
+        disks = tuple(
+            DiskReversion(
                 **{
                     **item,
-                    "frozen": _image(item["frozen"]),
-                    "frozen_stamp": FileStamp(**item["frozen_stamp"]),
+                    "overlay": _overlay(item["overlay"]),
+                    "former": _image(item["former"]),
+                    "former_stamp": FileStamp(**item["former_stamp"]),
                 }
             )
-            for item in data.pop("overlays")
+            for item in data.pop("disks")
         )
-        return cls(**{**data, "overlays": overlays})
+        lists = {name: tuple(data[name]) for name in ("untouched", "missing")}
+        return cls(**{**data, **lists, "disks": disks})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Runs in the journal: deletions with their folds, creations, and transitions.
+"""Runs in the journal: deletions with their folds, creations, reversions, transitions.
 
 Plain functions on an open transaction (`Store.write` gives it). Every write names
 the state and the generation that it expects (compare-and-set), so that a late or
@@ -22,9 +22,20 @@ from .errors import (
     Undeclared,
     UsageError,
 )
-from .model import READABLE_PLANS, CreationPlan, FileStamp, Plan, plan_version
+from .model import (
+    READABLE_PLANS,
+    CreationPlan,
+    FileStamp,
+    Plan,
+    ReversionPlan,
+    plan_version,
+)
 
-_TABLES: Final = {"deletion": "deletions", "creation": "creations"}
+_TABLES: Final = {
+    "deletion": "deletions",
+    "creation": "creations",
+    "reversion": "reversions",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,21 @@ class CreationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ReversionRow:
+    """A reversion as the journal has it."""
+
+    id: str
+    domain: str
+    snapshot: str
+    state: str
+    generation: int
+    plan: ReversionPlan
+    reason: str | None
+    started: str
+    finished: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TransitionRow:
     """One line of a run's history; of a fold, ``detail`` names the disk."""
 
@@ -133,13 +159,31 @@ def begin_creation(
     db: Database, run: str, plan: CreationPlan, state: str, author: Author
 ) -> RunKey:
     """Write the row of a new creation. Refuses a second open run of a domain."""
+    return _begin_planned(db, "creation", run, plan, state, author)
+
+
+def begin_reversion(
+    db: Database, run: str, plan: ReversionPlan, state: str, author: Author
+) -> RunKey:
+    """Write the row of a new reversion. Refuses a second open run of a domain."""
+    return _begin_planned(db, "reversion", run, plan, state, author)
+
+
+def _begin_planned(
+    db: Database,
+    machine: str,
+    run: str,
+    plan: CreationPlan | ReversionPlan,
+    state: str,
+    author: Author,
+) -> RunKey:
     refuse_open(db, plan.domain)
     db.execute(
-        "insert into creations (id, domain, snapshot, state, plan, started)"
+        f"insert into {_TABLES[machine]} (id, domain, snapshot, state, plan, started)"
         " values (?, ?, ?, ?, ?, ?)",
         (run, plan.domain, plan.snapshot, state, plan.to_json(), author.at),
     )
-    key = RunKey("creation", run, 1)
+    key = RunKey(machine, run, 1)
     remark(db, key, state, "claim", author, {"began": True})
     return key
 
@@ -157,7 +201,7 @@ def open_run_reasons(
         ).fetchall():
             reasons.append(
                 Reason(
-                    "deletion_open" if machine == "deletion" else "creation_open",
+                    f"{machine}_open",
                     f"The {machine} {run} of domain {domain} is still open.",
                     f"Run `backfold recover {run}` first.",
                 )
@@ -303,6 +347,13 @@ def put_creation_plan(db: Database, key: RunKey, plan: CreationPlan) -> None:
     db.execute("update creations set plan = ? where id = ?", (plan.to_json(), key.id))
 
 
+def put_reason(db: Database, key: RunKey, reason: str) -> None:
+    """Say why a run ends as it does. Raises `Superseded`."""
+    _expect(db, key)
+    table = _TABLES[key.machine]
+    db.execute(f"update {table} set reason = ? where id = ?", (reason, key.id))
+
+
 def put_folds(db: Database, key: RunKey, targets: list[str], state: str) -> None:
     """Replace a deletion's folds by new ones, as a new plan has them."""
     _expect(db, key)
@@ -351,13 +402,27 @@ def deletion(db: Database, run: str) -> DeletionRow:
 
 def creation(db: Database, run: str) -> CreationRow:
     """One creation, whole. KeyError when there is none of that id."""
-    for row in db.query("select * from creations where id = ?", (run,)):
+    return CreationRow(**_planned(db, "creation", run, CreationPlan))
+
+
+def reversion(db: Database, run: str) -> ReversionRow:
+    """One reversion, whole. KeyError when there is none of that id."""
+    return ReversionRow(**_planned(db, "reversion", run, ReversionPlan))
+
+
+def _planned(
+    db: Database,
+    machine: str,
+    run: str,
+    plan: type[CreationPlan] | type[ReversionPlan],
+) -> dict[str, Any]:
+    """The fields of a run that had its plan from the beginning."""
+    for row in db.query(f"select * from {_TABLES[machine]} where id = ?", (run,)):
         fields = {name: row[name] for name in CreationRow.__slots__}
         try:
-            plan = CreationPlan.from_json(row["plan"])
+            return {**fields, "plan": plan.from_json(row["plan"])}
         except (KeyError, TypeError, ValueError) as error:
-            raise _unreadable("creation", run, error) from error
-        return CreationRow(**{**fields, "plan": plan})
+            raise _unreadable(machine, run, error) from error
     raise KeyError(run)
 
 
@@ -377,6 +442,12 @@ def open_creations(db: Database) -> list[CreationRow]:
     """Creations that somebody has to finish."""
     ids = db.execute("select id from creations where finished is null").fetchall()
     return [creation(db, run) for (run,) in ids]
+
+
+def open_reversions(db: Database) -> list[ReversionRow]:
+    """Reversions that somebody has to finish."""
+    ids = db.execute("select id from reversions where finished is null").fetchall()
+    return [reversion(db, run) for (run,) in ids]
 
 
 def find(db: Database, prefix: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Which images the guest went on in while a snapshot was being taken."""
+"""New overlays: which images the guest went on in, and what nobody needs of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 
-from ..journal.model import CreationPlan, OverlayPlan
+from ..journal.errors import CommandFailed
+from ..journal.model import CreationPlan, FileId, OverlayPlan
 from .identities import image_again
 from .ports import Images
 from .stamps import stamp_of
@@ -89,3 +90,38 @@ def identify_overlays_again(
         replace(one, frozen=image_again(one.frozen, images)) for one in plan.overlays
     )
     return replace(plan, boot_id=boot_id, overlays=overlays)
+
+
+async def remove_unused(
+    overlays: Sequence[OverlayPlan], images: Images, run: str
+) -> list[str]:
+    """Remove the overlays that a run has made, by way of the fence's name.
+
+    Only while they are empty and nobody has them open: an overlay with data is never
+    removed, and one that a QEMU has may hold data that its file does not show yet.
+    Returns those that had to be left. Safe to repeat, and to be killed in.
+    """
+    left = []
+    for plan in overlays:
+        fence = images.fence_name(plan.overlay, run)
+        for path in (plan.overlay, fence):
+            file: FileId | None = images.identify(path)
+            if file is None:
+                continue
+            used = any(user.holds for user in await images.users(path))
+            if used or not await _is_ours_and_empty(plan, images, path):
+                left.append(path)
+                continue
+            if path != fence:
+                await images.rename(path, fence, file)
+            await images.unlink(fence, file)
+            break
+    return left
+
+
+async def _is_ours_and_empty(plan: OverlayPlan, images: Images, path: str) -> bool:
+    try:
+        header = await images.header(path, "qcow2")
+        return header.backing == plan.link and await images.is_empty(path, "qcow2")
+    except CommandFailed:
+        return False

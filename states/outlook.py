@@ -11,7 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..journal.runs import CreationRow, DeletionRow, TransitionRow
+from ..journal.runs import (
+    CreationRow,
+    DeletionRow,
+    ReversionRow,
+    TransitionRow,
+)
 from .deletion import UNDECIDED
 
 #: The states behind the point of no return.
@@ -120,6 +125,22 @@ _CREATION: Final[Mapping[str, tuple[str, str]]] = {
         " reported and both are left alone.",
     ),
 }
+_REVERSION: Final[Mapping[str, tuple[str, str]]] = {
+    "planned": (
+        "Remove the new overlays, if they are empty: nothing is reverted.",
+        "The disks are as before; nothing of them was touched.",
+    ),
+    "overlays_made": (
+        "Remove the new overlays, if they are empty: nothing is reverted.",
+        "The disks are as before; nothing of them was touched.",
+    ),
+    "recorded": (
+        "Remove the former images of the disks, each after a proof that nothing uses"
+        " it and that nobody wrote into it since the revert was planned.",
+        "The disks are on their new overlays. A former image that was written into is"
+        " reported and left alone.",
+    ),
+}
 
 
 def of_deletion(
@@ -174,11 +195,41 @@ def of_deletion(
 
 def of_creation(row: CreationRow, history: Sequence[TransitionRow]) -> Outlook:
     """What becomes of an open creation. Raises KeyError for a finished one."""
-    will, safe = _CREATION[row.state]
-    targets = ", ".join(overlay.target for overlay in row.plan.overlays)
-    what = targets or "the memory alone"
+    what = _targets(row) or "the memory alone"
+    return _of_planned(
+        "creation",
+        row,
+        history,
+        _CREATION[row.state],
+        f"A snapshot of {what} was being taken.",
+        is_decided=row.state == "switched",
+    )
+
+
+def of_reversion(row: ReversionRow, history: Sequence[TransitionRow]) -> Outlook:
+    """What becomes of an open reversion. Raises KeyError for a finished one."""
+    return _of_planned(
+        "reversion",
+        row,
+        history,
+        _REVERSION[row.state],
+        f"{_targets(row)} of {row.domain} was being reverted to {row.snapshot}.",
+        is_decided=row.state == "recorded",
+    )
+
+
+def _of_planned(
+    machine: str,
+    row: CreationRow | ReversionRow,
+    history: Sequence[TransitionRow],
+    told: tuple[str, str],
+    what: str,
+    *,
+    is_decided: bool,
+) -> Outlook:
+    will, safe = told
     return Outlook(
-        machine="creation",
+        machine=machine,
         run=row.id,
         domain=row.domain,
         snapshot=row.snapshot,
@@ -188,14 +239,15 @@ def of_creation(row: CreationRow, history: Sequence[TransitionRow]) -> Outlook:
         who=history[-1].who if history else None,
         step=open_step(history),
         held=None,
-        decided=row.state == "switched",
-        happened=(
-            *_interrupted_at(row.state, history),
-            f"A snapshot of {what} was being taken.",
-        ),
+        decided=is_decided,
+        happened=(*_interrupted_at(row.state, history), what),
         will=(will,),
         safe=safe,
     )
+
+
+def _targets(row: CreationRow | ReversionRow) -> str:
+    return ", ".join(overlay.target for overlay in row.plan.overlays)
 
 
 def open_step(history: Iterable[TransitionRow]) -> str | None:

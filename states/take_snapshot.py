@@ -11,10 +11,10 @@ from sqlite_utils import Database
 
 from ..journal import catalog, runs
 from ..journal.errors import CommandFailed, OutcomeUnknown
-from ..journal.model import CreationPlan, FileId, OverlayPlan
+from ..journal.model import CreationPlan
 from ..journal.runs import CreationRow, RunKey
 from .context import Move, Stuck
-from .new_overlays import Taken, stamped, which_went_on
+from .new_overlays import Taken, remove_unused, stamped, which_went_on
 from .ports import Clock, Hypervisor, Images, LiveImage, Session
 
 T = TypeVar("T")
@@ -167,11 +167,12 @@ async def _undo(ctx: CreationContext, because: str) -> Move:
     """Remove what was made; the edge says what had to be left, and why."""
 
     async def remove() -> list[str]:
-        return await _remove(ctx)
+        return await remove_unused(ctx.plan.overlays, ctx.images, ctx.key.id)
 
     if left := await ctx.effects.perform("remove_overlays", remove):
         because += f" ({', '.join(left)} left alone: in use, or not empty)"
-    return Move("undo", {"because": because, "left": left})
+    detail = {"because": because, "left": left}
+    return Move("undo", detail, lambda db: runs.put_reason(db, ctx.key, because))
 
 
 async def _active_images(
@@ -244,38 +245,3 @@ def _mixed(ctx: CreationContext) -> Stuck:
 
 def _targets(ctx: CreationContext) -> str:
     return ", ".join(plan.target for plan in ctx.plan.overlays)
-
-
-async def _remove(ctx: CreationContext) -> list[str]:
-    """Remove the overlays of this creation, by way of the fence's name.
-
-    Only while they are empty and nobody has them open: an overlay with data is never
-    removed, and one that a QEMU has may hold data that its file does not show yet.
-    Returns those that had to be left.
-    """
-    left = []
-    for plan in ctx.plan.overlays:
-        fence = ctx.images.fence_name(plan.overlay, ctx.key.id)
-        for path in (plan.overlay, fence):
-            file: FileId | None = ctx.images.identify(path)
-            if file is None:
-                continue
-            used = any(user.holds for user in await ctx.images.users(path))
-            if used or not await _is_ours_and_empty(ctx, plan, path):
-                left.append(path)
-                continue
-            if path != fence:
-                await ctx.images.rename(path, fence, file)
-            await ctx.images.unlink(fence, file)
-            break
-    return left
-
-
-async def _is_ours_and_empty(
-    ctx: CreationContext, plan: OverlayPlan, path: str
-) -> bool:
-    try:
-        header = await ctx.images.header(path, "qcow2")
-        return header.backing == plan.link and await ctx.images.is_empty(path, "qcow2")
-    except CommandFailed:
-        return False

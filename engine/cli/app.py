@@ -20,6 +20,7 @@ from . import (
     history,
     plans,
     recovery,
+    reverts,
     snapshots,
     verdicts,
 )
@@ -48,6 +49,7 @@ app = typer.Typer(
 for group in (domains.app, snapshots.app):
     app.add_typer(group)
 snapshots.app.command()(adoption.adopt)
+snapshots.app.command()(reverts.revert)
 app.command()(plans.plan)
 app.command()(deletions.delete)
 app.command()(recovery.recover)

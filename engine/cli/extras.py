@@ -17,6 +17,7 @@ class Machine(StrEnum):
     DELETION = "deletion"
     FOLD = "fold"
     CREATION = "creation"
+    REVERSION = "reversion"
 
 
 class Format(StrEnum):

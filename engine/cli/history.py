@@ -17,7 +17,7 @@ from .text import columns, duration, instant, safe, size
 if TYPE_CHECKING:
     from ...journal.runs import TransitionRow
     from ..api import Engine
-    from ..results import Creation, Deletion
+    from ..results import Deletion, Run
 
 
 def status(
@@ -38,9 +38,10 @@ def status(
         if deletion is None:
             found = await engine.deletions()
             creations = await engine.creations()
+            reversions = await engine.reversions()
         else:
             found = [await engine.deletion(deletion)]
-            creations = []
+            creations, reversions = [], []
         # What somebody has to care for comes first.
         found.sort(key=lambda run: not run.is_open)
         output = invocation.output
@@ -49,11 +50,18 @@ def status(
                 {**records.deletion(run), "open": run.is_open} for run in found
             ]
             interrupted = [records.creation(run) for run in creations]
-            output.json({"deletions": deletions, "creations": interrupted})
+            reverts = [records.reversion(run) for run in reversions]
+            output.json(
+                {
+                    "deletions": deletions,
+                    "creations": interrupted,
+                    "reversions": reverts,
+                }
+            )
         elif deletion is not None:
             output.lines(_details(found[0], await engine.log(found[0].id)))
-        elif found or creations:
-            output.lines(columns(_table(creations, found)))
+        elif found or creations or reversions:
+            output.lines(columns(_table([*creations, *reversions], found)))
         else:
             output.note("No deletion has been asked for yet.")
         return 0
@@ -78,12 +86,10 @@ def log(ctx: typer.Context, deletion: RunId) -> int:
     return invocation.run(work)
 
 
-def _table(
-    creations: Sequence[Creation], deletions: Sequence[Deletion]
-) -> list[list[str]]:
+def _table(others: Sequence[Run], deletions: Sequence[Deletion]) -> list[list[str]]:
     rows = [["RUN", "DOMAIN", "SNAPSHOT", "STATE", "STARTED", "TOOK", "REASON"]]
-    listed: list[tuple[Creation | Deletion, float | None]] = [
-        *((run, None) for run in creations),
+    listed: list[tuple[Run, float | None]] = [
+        *((run, None) for run in others),
         *((run, run.seconds) for run in deletions),
     ]
     for run, seconds in listed:

@@ -10,10 +10,8 @@ if TYPE_CHECKING:
 
 async def find(engine: Engine, prefix: str) -> tuple[str, str]:
     """The machine and the whole id of a run. Raises `UsageError`."""
-    from ..results import Creation
-
     found = await engine.find(prefix)
-    return "creation" if isinstance(found, Creation) else "deletion", found.id
+    return type(found).__name__.lower(), found.id
 
 
 async def open_deletion(engine: Engine, name: str) -> str | None:

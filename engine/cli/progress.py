@@ -73,14 +73,10 @@ class JsonLines(Listener):
 
     def on_state(self, event: StateEvent) -> None:
         """A line with the state, and why it was entered if that was not planned."""
-        from ...states.creation import CREATION
-
-        # A snapshot that is being taken goes through other states than a deletion.
-        taken = any(event.state == state.name for state in CREATION.states)
         self._line(
             "state",
             {
-                "creation" if taken else "deletion": event.run,
+                event.machine: event.run,
                 "domain": event.domain,
                 "snapshot": event.snapshot,
                 "state": event.state,

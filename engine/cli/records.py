@@ -15,7 +15,7 @@ from . import failures
 if TYPE_CHECKING:
     from ...journal.model import Domain, FoldPlan, Plan, Snapshot
     from ...journal.runs import TransitionRow
-    from ..results import Creation, Deletion, DomainDisk
+    from ..results import Creation, Deletion, DomainDisk, Reversion
 
 
 def domain(found: Domain) -> dict[str, Any]:
@@ -141,6 +141,34 @@ def creation(found: Creation) -> dict[str, Any]:
         "domain": found.domain,
         "snapshot": found.snapshot,
         "state": found.state,
+        "seconds": _length(found.started, found.finished),
+        "reason": found.reason,
+        "started": found.started,
+        "finished": found.finished,
+    }
+
+
+def reversion(found: Reversion) -> dict[str, Any]:
+    """A revert as it stands."""
+    return {
+        "reversion": found.id,
+        "domain": found.domain,
+        "snapshot": found.snapshot,
+        "state": found.state,
+        "disks": [
+            {
+                "target": disk.target,
+                "source": disk.overlay.overlay,
+                "frozen": disk.overlay.frozen.path,
+                "former": disk.former.path,
+                "bytes": disk.held,
+                "since": disk.since,
+                "stays": disk.stays,
+            }
+            for disk in found.disks
+        ],
+        "untouched": list(found.untouched),
+        "missing": list(found.missing),
         "seconds": _length(found.started, found.finished),
         "reason": found.reason,
         "started": found.started,

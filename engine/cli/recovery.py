@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ...states.outlook import Outlook
     from ..api import Engine
     from ..diagnosis import Diagnosis
-    from ..results import Creation, Deletion
+    from ..results import Run
 
 RunId = Annotated[
     str,
@@ -133,7 +133,7 @@ def cancel(ctx: typer.Context, deletion: RunId) -> int:
 
 async def _interrupted(
     engine: Engine, prefix: str | None, found: Sequence[Outlook]
-) -> list[Deletion | Creation]:
+) -> list[Run]:
     """The runs that were listed; one that was named may be finished already."""
     if prefix is not None:
         return [await engine.find(prefix)]
@@ -141,7 +141,7 @@ async def _interrupted(
 
 
 async def _recover(
-    invocation: Invocation, engine: Engine, run: Deletion | Creation, roll_back: bool
+    invocation: Invocation, engine: Engine, run: Run, roll_back: bool
 ) -> Verdict:
     """Recover one run that may have been finished by somebody else meanwhile."""
     import asyncio
@@ -167,18 +167,18 @@ async def _recover(
     return Verdict(5 if failed else 0, outcome)
 
 
-async def _again(engine: Engine, run: Deletion | Creation) -> Deletion | Creation:
+async def _again(engine: Engine, run: Run) -> Run:
     """The run as it stands after an error."""
     return await engine.find(run.id)
 
 
-def _deletion_id(run: Deletion | Creation) -> str | None:
+def _deletion_id(run: Run) -> str | None:
     from ..results import Deletion
 
     return run.id if isinstance(run, Deletion) else None
 
 
-def _not_begun(run: Deletion | Creation) -> Interrupted:
+def _not_begun(run: Run) -> Interrupted:
     return Interrupted(
         run,
         f"Interrupted; {run.id} is left open.",

@@ -13,7 +13,7 @@ from ...journal.model import Disk
 from ..api import Engine
 from ..events import Event, ProgressEvent
 from ..images import in_thread
-from ..results import Creation, Deletion
+from ..results import Deletion, Run
 from . import proof, stage
 from .guest import qemu_img
 from .killing import Failed, Victim
@@ -245,7 +245,7 @@ class Acts:
             self._teller.line(f"The truth of {disk.target}: {Path(disk.source).name}")
 
 
-def _verdict_of(outcome: Deletion | Creation | BackfoldError) -> str:
+def _verdict_of(outcome: Run | BackfoldError) -> str:
     if isinstance(outcome, BackfoldError):
         return f"Left open ({outcome.code}): {outcome}"
     because = f": {outcome.reason}" if outcome.reason else ""

@@ -8,6 +8,7 @@ from jsonschema import Draft202012Validator
 from backfold.states.creation import CREATION
 from backfold.states.deletion import DELETION
 from backfold.states.fold import FOLD
+from backfold.states.reversion import REVERSION
 from cli.schemas import PREFIX, objects, shipped
 
 NAMES = sorted(shipped())
@@ -15,7 +16,7 @@ NAMES = sorted(shipped())
 
 def test_what_operators_parse_has_a_schema() -> None:
     promised = {"event", "result", "error", "plan", "status", "log"}
-    promised |= {"domain", "domain-list", "snapshot", "snapshot-list"}
+    promised |= {"domain", "domain-list", "snapshot", "snapshot-list", "reversion"}
 
     assert promised <= set(NAMES)
 
@@ -39,6 +40,7 @@ def test_states_are_those_of_the_machines() -> None:
         DELETION: common["deletion"]["properties"]["state"]["enum"],
         FOLD: common["fold"]["properties"]["state"]["enum"],
         CREATION: common["creation"]["properties"]["state"]["enum"],
+        REVERSION: common["reversion"]["properties"]["state"]["enum"],
     }
 
     for machine, listed in states.items():

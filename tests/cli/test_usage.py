@@ -32,7 +32,7 @@ DELETE = ["delete", "web", "s1"]
         (["domain", "add", "w", "--disk", "a=b", "--monitor", "/" * 2 + "x" * 200], ""),
         (["snapshot", "create", "web", "s", "--overlay", "vda"], "--overlay"),
         (["snapshot", "create", "web", "s", *["--overlay", "a=b"] * 2], "twice"),
-        (["diagram", "guest"], "'deletion', 'fold', 'creation'"),
+        (["diagram", "guest"], "'deletion', 'fold', 'creation', 'reversion'"),
         (["status", "--json"], "goes before the command"),
         (["delete", "web"], "SNAPSHOT"),
         (["domain"], "Missing command"),

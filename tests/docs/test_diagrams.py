@@ -18,6 +18,7 @@ from transitions.extensions import diagrams_graphviz
 from backfold.engine import diagram, state_docs
 from backfold.engine.creation_run import CreationRun
 from backfold.engine.deletion_run import DeletionModel, DeletionRun
+from backfold.engine.reversion_run import ReversionRun
 from backfold.engine.runner import announces, crash_points
 from backfold.engine.seeds import MACHINES
 from backfold.journal.errors import CommandFailed, UsageError
@@ -25,6 +26,7 @@ from backfold.states.creation import CREATION
 from backfold.states.deletion import DELETION
 from backfold.states.fold import ALLOWED, FOLD
 from backfold.states.machine import Declaration, Edge, Step
+from backfold.states.reversion import REVERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs/state-diagrams"
@@ -269,6 +271,7 @@ def test_the_point_of_no_return_stands_out() -> None:
     assert {"pivot", "update_metadata", "stop"} == diagram.forward_only(DELETION)
     assert {"voted", "switched"} == diagram.forward_only(FOLD)
     assert frozenset() == diagram.forward_only(CREATION)
+    assert {"recorded"} == diagram.forward_only(REVERSION)
 
     dot = diagram.render("deletion", "dot")
     bold = re.findall(r"-> \w+ \[label=\" (\w+).*penwidth=3", dot)
@@ -328,7 +331,8 @@ def test_every_guard_is_a_method_of_the_model() -> None:
         for name, _ in inspect.getmembers(DeletionModel, inspect.isfunction)
         if not name.startswith("_")
     }
-    assert not any(edge.guards for edge in (*FOLD.edges, *CREATION.edges))
+    others = (*FOLD.edges, *CREATION.edges, *REVERSION.edges)
+    assert not any(edge.guards for edge in others)
 
 
 @every_machine
@@ -425,7 +429,7 @@ def test_every_crash_point_is_listed_and_counted() -> None:
     text = (FOLDER / "crash-points.md").read_text(encoding="utf-8")
 
     total = 0
-    for machine in (DELETION, CREATION):
+    for machine in (DELETION, CREATION, REVERSION):
         points = crash_points(machine)
         total += len(points)
         rows = list(cells(section(text, f"## {machine.name}")))[1:]
@@ -441,7 +445,8 @@ def test_crash_points_are_those_of_the_machines_that_a_runner_drives() -> None:
     """A fold moves inside of its deletion's transactions; no probe hears of it."""
     text = (FOLDER / "crash-points.md").read_text(encoding="utf-8")
 
-    driven = {runner.declaration.name for runner in (DeletionRun, CreationRun)}
+    runners = (DeletionRun, CreationRun, ReversionRun)
+    driven = {runner.declaration.name for runner in runners}
     assert driven == set(re.findall(r"^## (.*)$", text, re.MULTILINE))
 
 

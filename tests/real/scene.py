@@ -375,10 +375,10 @@ class Scene:
             self.machine.qmp("cont")
 
     def open_runs(self) -> list[tuple[Any, ...]]:
-        """Ids and states of deletions and creations that are not finished."""
+        """Ids and states of runs that are not finished."""
         return [
             row
-            for table in ("deletions", "creations")
+            for table in ("deletions", "creations", "reversions")
             for row in self.rows(f"{table} where finished is null", "id, state")
         ]
 

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 import backfold.states
-from backfold.engine import creation_run, deletion_run
+from backfold.engine import deletion_run, planned_run
 from backfold.engine.seeds import MACHINES, SEEDS
-from backfold.states import take_snapshot
+from backfold.states import revert, take_snapshot
 from backfold.states.creation import CREATION
 from backfold.states.deletion import DELETION, UNDECIDED
 from backfold.states.fold import ALLOWED, FOLD
 from backfold.states.machine import REMARKS, Declaration, Recovery, Step
+from backfold.states.reversion import REVERSION
 
 Node = tuple[str, str]
 
@@ -129,7 +130,8 @@ def test_every_guard_is_a_method_that_returns_bool() -> None:
     """`transitions` takes anything but True for no."""
     models: Mapping[str, type] = {
         "deletion": deletion_run.DeletionModel,
-        "creation": creation_run.CreationModel,
+        "creation": planned_run.PlannedModel,
+        "reversion": planned_run.PlannedModel,
     }
     for machine in MACHINES:
         for edge in machine.edges:
@@ -173,9 +175,19 @@ def test_roll_back_can_undo_every_step_before_the_decision() -> None:
 
 def test_an_undone_creation_can_remove_its_overlays_wherever_it_stands() -> None:
     """Every state with an edge to `undone` has the step that undoes."""
-    for edge in CREATION.edges:
-        if edge.dest == "undone":
-            assert CREATION.state(edge.source).step("remove_overlays")
+    for machine in (CREATION, REVERSION):
+        for edge in machine.edges:
+            if edge.dest == "undone":
+                assert machine.state(edge.source).step("remove_overlays")
+
+
+def test_a_reversion_has_no_way_back_once_the_catalog_names_its_overlays() -> None:
+    """An undo would take disks away that a guest may have written to."""
+    back = {edge.source for edge in REVERSION.edges if edge.dest == "undone"}
+    into = [edge for edge in REVERSION.edges if edge.dest == "recorded"]
+
+    assert back == {"planned", "overlays_made"}
+    assert [edge.source for edge in into] == ["overlays_made"]
 
 
 # The point of no return
@@ -490,13 +502,14 @@ def used_by(handler: Any) -> list[Function]:
 
 def handled() -> list[Any]:
     """Every state that has work to do, with the function that does it."""
-    both = (
+    driven = (
         (DELETION, deletion_run.HANDLERS),
         (CREATION, take_snapshot.HANDLERS),
+        (REVERSION, revert.HANDLERS),
     )
     return [
         pytest.param(machine, state, handlers[state], id=f"{machine.name}-{state}")
-        for machine, handlers in both
+        for machine, handlers in driven
         for state in names(machine)
         if state not in machine.final
     ]
@@ -552,6 +565,7 @@ def test_every_open_state_has_its_function_and_no_other() -> None:
     """The tables of functions are the machines' open states."""
     assert set(deletion_run.HANDLERS) == set(names(DELETION)) - DELETION.final
     assert set(take_snapshot.HANDLERS) == set(names(CREATION)) - CREATION.final
+    assert set(revert.HANDLERS) == set(names(REVERSION)) - REVERSION.final
 
 
 def test_effects_happen_in_states_only_through_perform() -> None:
