@@ -346,21 +346,19 @@ class Engine:
         with driver.new_locks() as locks:
             locked: set[FileId] = set()
             while True:
-                plan = await self.plan_revert(
-                    domain,
-                    snapshot,
-                    overlays=overlays,
-                    ignore_libvirt=ignore_libvirt,
-                )
-                if not discard and (reasons := list(discard_reasons(plan))):
-                    raise Refused(reasons)
                 disks = (await self.catalog.domain(domain)).disks
-                files = set(driver.identities([disk.source for disk in disks]))
-                files |= {overlay.frozen.file for overlay in plan.overlays}
+                frozen = (await self.catalog.snapshot(domain, snapshot)).disks
+                paths = [disk.source for disk in disks] + [d.frozen for d in frozen]
+                files = set(driver.identities(paths))
                 if files <= locked:
-                    break  # Planned under the lock: nobody changes a disk any more.
+                    break  # Read under the lock: nobody changes a disk any more.
                 locks.acquire(files)
                 locked |= files
+            plan = await self.plan_revert(
+                domain, snapshot, overlays=overlays, ignore_libvirt=ignore_libvirt
+            )
+            if not discard and (reasons := list(discard_reasons(plan))):
+                raise Refused(reasons)
             run = self._world.clock.new_id()
             key = await driver.store.write(
                 lambda db: runs.begin_reversion(
