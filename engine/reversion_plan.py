@@ -20,6 +20,7 @@ from ..journal.model import (
     Snapshot,
     SnapshotDisk,
 )
+from ..states.stamps import stamp_of
 from .overlay_plans import (
     default_overlay,
     exists_already,
@@ -61,7 +62,13 @@ async def plan_reversion(
     )
     if (reason := not_valid(snapshot)) is not None:
         reasons.append(reason)
-    reasons += await _power_reasons(reader, domain)
+    powered = await _power_reasons(reader, domain)
+    reasons += powered
+    if not powered:  # Else that very QEMU has them.
+        paths = [disk.source for disk in domain.disks]
+        paths += [entry.frozen for entry in snapshot.disks]
+        for each in dict.fromkeys(paths):
+            reasons += await _use_reasons(reader, domain, snapshot, each)
     entries = {entry.target: entry for entry in snapshot.disks}
     included = [disk for disk in domain.disks if disk.target in entries]
     if not included:
@@ -122,7 +129,7 @@ def discard_reasons(plan: ReversionPlan) -> Iterator[Reason]:
 
 
 async def _power_reasons(reader: Reader, domain: Domain) -> list[Reason]:
-    """Off means: no answer on the monitor, no lock, no open file, no command line."""
+    """Off means: no answer on the monitor; see `_use_reasons` for what else."""
     try:
         session = domain.monitor and await reader.hypervisor.attach(domain.monitor)
     except MonitorBusy:
@@ -147,13 +154,16 @@ async def _power_reasons(reader: Reader, domain: Domain) -> list[Reason]:
                 " snapshot then.",
             )
         ]
-    reasons = []
-    for disk in domain.disks:
-        reasons += await _use_reasons(reader, disk.target, disk.source)
-    return reasons
+    return []
 
 
-async def _use_reasons(reader: Reader, target: str, path: str) -> list[Reason]:
+async def _use_reasons(
+    reader: Reader, domain: Domain, snapshot: Snapshot, path: str
+) -> list[Reason]:
+    """Nobody has an image: no lock, no open file, no command line."""
+    disks = [(disk.target, disk.source) for disk in domain.disks]
+    disks += [(entry.target, entry.frozen) for entry in snapshot.disks]
+    target = next(target for target, image in disks if image == path)
     return [
         Reason(
             "image_in_use",
@@ -200,15 +210,14 @@ class _DiskPlanner:
         planned = await plan_overlay(self._images, frozen, overlay, self._reasons)
         if planned is None:
             return None
-        self._reasons += await _use_reasons(self._reader, disk.target, entry.frozen)
         await self._check_chain(frozen)
         return await self._former(disk, planned)
 
     async def _former(self, disk: Disk, planned: OverlayPlan) -> DiskReversion | None:
         """The image that the disk is on: what it holds, and whether it is removed."""
         images = self._images
-        file, stamp = images.identify(disk.source), images.stamp(disk.source)
-        if file is None or stamp is None:
+        file = images.identify(disk.source)
+        if file is None:
             self._refuse("missing_image", f"{disk.source} is missing.", disk.target)
             return None
         self._check_managed(disk.target, disk.source, file)
@@ -234,7 +243,12 @@ class _DiskPlanner:
                         disk.target,
                     )
                 )
-        former = Image(disk.source, disk.format, file, header.virtual_size)
+        former = Image(disk.source, disk.format, file, header.virtual_size, header.data)
+        stamp = stamp_of(former, images)
+        if stamp is None:
+            message = f"{disk.source} or its data file is missing."
+            self._refuse("missing_image", message, disk.target)
+            return None
         since = self._snapshot_below(disk.target)
         return DiskReversion(planned, former, stamp, held, since, stays)
 

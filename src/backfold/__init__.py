@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from .engine.api import Engine
     from .engine.events import Event, ProgressEvent, StateEvent
     from .engine.inspection_findings import Finding, Inspection
-    from .engine.results import Creation, Deletion, DomainDisk, FoldResult
+    from .engine.results import Creation, Deletion, DomainDisk, FoldResult, Reversion
     from .journal.adoptions import AdoptedImage, Adoption
     from .journal.errors import (
         AlreadyDecided,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         RolledBack,
         UsageError,
     )
-    from .journal.model import Disk, Domain, Plan, Snapshot
+    from .journal.model import Disk, Domain, Plan, ReversionPlan, Snapshot
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,8 @@ __all__ = [
     "ProgressEvent",
     "Reason",
     "Refused",
+    "Reversion",
+    "ReversionPlan",
     "RolledBack",
     "Snapshot",
     "StateEvent",

@@ -36,10 +36,11 @@ def die() -> None:
     raise Died
 
 
-def io(image: str | Path, command: str) -> None:
-    """Write or verify a pattern; fails when it differs."""
+def io(image: str | Path, *commands: str) -> None:
+    """Write or verify patterns; fails when one differs."""
+    options = [word for command in commands for word in ("-c", command)]
     done = subprocess.run(
-        ["qemu-io", "-f", "qcow2", "-c", command, image],
+        ["qemu-io", "-f", "qcow2", *options, image],
         capture_output=True,
         text=True,
     )

@@ -2,9 +2,9 @@
 
     python victim.py JOURNAL ORDER SNAPSHOT POINT KILLS
 
-ORDER is ``delete``, ``create`` or ``recover``; POINT is ``state.step.moment``; KILLS
-are pids, comma separated: ``self`` for this process and ``helper`` for the helper that
-the journal knows.
+ORDER is ``delete``, ``create``, ``revert`` or ``recover``; POINT is
+``state.step.moment``; KILLS are pids, comma separated: ``self`` for this process and
+``helper`` for the helper that the journal knows.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ async def main(journal: str, order: str, snapshot: str, point: str, kills: str) 
     async with Engine(journal, probe=Killer(journal, point, kills)) as engine:
         if order == "create":
             await engine.create_snapshot("web", snapshot)
+        elif order == "revert":
+            await engine.revert("web", snapshot, discard=True)
         elif order == "recover":
             await engine.recover()
         else:

@@ -14,6 +14,7 @@ from backfold.journal.model import (
     PLAN_VERSION,
     CreationPlan,
     Disk,
+    DiskReversion,
     Domain,
     FileId,
     FileStamp,
@@ -24,6 +25,7 @@ from backfold.journal.model import (
     OverlayPlan,
     Plan,
     RetiredImage,
+    ReversionPlan,
     Snapshot,
     SnapshotDisk,
 )
@@ -91,6 +93,26 @@ creations = st.builds(
     boot_id=texts,
     overlays=st.lists(overlays, max_size=3).map(tuple),
 )
+reversions = st.builds(
+    ReversionPlan,
+    domain=texts,
+    snapshot=texts,
+    boot_id=texts,
+    disks=st.lists(
+        st.builds(
+            DiskReversion,
+            overlay=overlays,
+            former=images,
+            former_stamp=stamps,
+            held=numbers,
+            since=st.none() | texts,
+            stays=st.none() | texts,
+        ),
+        max_size=3,
+    ).map(tuple),
+    untouched=st.lists(texts, max_size=2).map(tuple),
+    missing=st.lists(texts, max_size=2).map(tuple),
+)
 
 
 @given(plans)
@@ -103,13 +125,13 @@ def test_a_plan_comes_back_whole(plan: Plan) -> None:
     assert text.isascii()
 
 
-@given(creations)
-def test_a_creation_plan_comes_back_whole(plan: CreationPlan) -> None:
-    """The same for taking a snapshot."""
+@given(creations | reversions)
+def test_other_plans_come_back_whole(plan: CreationPlan | ReversionPlan) -> None:
+    """The same for taking a snapshot, and for going back to one."""
     text = plan.to_json()
 
-    assert CreationPlan.from_json(text) == plan
-    assert hash(CreationPlan.from_json(text)) == hash(plan)
+    assert type(plan).from_json(text) == plan
+    assert hash(type(plan).from_json(text)) == hash(plan)
     assert text.isascii()
 
 
@@ -119,11 +141,12 @@ def test_a_creation_plan_comes_back_whole(plan: CreationPlan) -> None:
     [
         Plan("d", "s", ("s",), None, "off", "helper", "b", ()),
         CreationPlan("d", "s", "off", "b", ()),
+        ReversionPlan("d", "s", "b", ()),
     ],
-    ids=["deletion", "creation"],
+    ids=["deletion", "creation", "reversion"],
 )
 def test_a_plan_of_another_version_is_not_guessed_at(
-    plan: Plan | CreationPlan, version: Any
+    plan: Plan | CreationPlan | ReversionPlan, version: Any
 ) -> None:
     """A field that means something else would be worse than no plan."""
     data = json.loads(plan.to_json())

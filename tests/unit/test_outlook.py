@@ -6,11 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from backfold.journal.model import CreationPlan
-from backfold.journal.runs import CreationRow, DeletionRow, FoldRow, TransitionRow
+from backfold.journal.model import CreationPlan, ReversionPlan
+from backfold.journal.runs import (
+    CreationRow,
+    DeletionRow,
+    FoldRow,
+    ReversionRow,
+    TransitionRow,
+)
 from backfold.states.creation import CREATION
 from backfold.states.deletion import DELETION, UNDECIDED
-from backfold.states.outlook import DECIDED, of_creation, of_deletion, open_step
+from backfold.states.outlook import (
+    DECIDED,
+    of_creation,
+    of_deletion,
+    of_reversion,
+    open_step,
+)
+from backfold.states.reversion import REVERSION
 
 OPEN = [state.name for state in DELETION.states if not state.final]
 ROW = DeletionRow(
@@ -62,6 +75,18 @@ def test_every_open_state_of_a_creation_has_an_outlook(state: str) -> None:
     told = of_creation(row, [])
 
     assert told.happened and told.will and told.safe
+
+
+@pytest.mark.parametrize("state", [s.name for s in REVERSION.states if not s.final])
+def test_every_open_state_of_a_reversion_has_an_outlook(state: str) -> None:
+    plan = ReversionPlan("web", "s1", "boot", ())
+    row = ReversionRow(
+        "0123456789ab", "web", "s1", state, 1, plan, None, ROW.started, None
+    )
+    told = of_reversion(row, [])
+
+    assert told.happened and told.will and told.safe
+    assert told.decided == (state == "recorded")
 
 
 def test_a_guest_that_was_held_is_let_go_first() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,11 +20,13 @@ from backfold.journal import runs
 from backfold.journal.errors import Refused, Superseded, Undeclared, UsageError
 from backfold.journal.model import (
     CreationPlan,
+    DiskReversion,
     FileId,
     FileStamp,
     Image,
     OverlayPlan,
     Plan,
+    ReversionPlan,
 )
 from backfold.journal.runs import Author, RunKey
 from backfold.journal.schema import migrate
@@ -31,6 +34,7 @@ from backfold.states.creation import CREATION
 from backfold.states.deletion import DELETION
 from backfold.states.fold import ALLOWED, FOLD
 from backfold.states.machine import Declaration
+from backfold.states.reversion import REVERSION
 
 ME = Author("me@host:1", "2025-01-01T00:00:00.000000+00:00")
 LATER = Author("me@host:1", "2025-01-02T00:00:00.000000+00:00")
@@ -46,6 +50,16 @@ PLAN = CreationPlan(
             "vda", Image("/a", "raw", FileId(1, 2), 512), "/a.s", "a", FileStamp(1, 2)
         ),
     ),
+)
+BACK = ReversionPlan(
+    "d",
+    "s",
+    "boot",
+    tuple(
+        DiskReversion(one, one.frozen, FileStamp(3, 4), 512, "s", None)
+        for one in PLAN.overlays
+    ),
+    untouched=("vdb",),
 )
 
 
@@ -307,7 +321,9 @@ def test_a_move_is_refused_when_a_fold_does_not_fit(
         refused(db, Undeclared, order)
 
 
-@pytest.mark.parametrize("machine", [DELETION, CREATION], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "machine", [DELETION, CREATION, REVERSION], ids=lambda m: m.name
+)
 def test_only_a_final_state_finishes_a_run(db: Database, machine: Declaration) -> None:
     """Until then it is open: it bars other runs, and `recover` finds it."""
     for number, edge in enumerate(machine.edges):
@@ -315,12 +331,20 @@ def test_only_a_final_state_finishes_a_run(db: Database, machine: Declaration) -
         final = edge.dest in machine.final
         if machine is DELETION:
             key = begin(db, edge.source, run, domain)
-        else:
+        elif machine is CREATION:
             plan = replace(PLAN, domain=domain)
             key = runs.begin_creation(db, run, plan, edge.source, ME)
+        else:
+            back = replace(BACK, domain=domain)
+            key = runs.begin_reversion(db, run, back, edge.source, ME)
         move(db, key, edge.source, edge.trigger, edge.dest, final=final)
 
-        row = (runs.deletion if machine is DELETION else runs.creation)(db, run)
+        read: Mapping[str, Callable[[Database, str], Any]] = {
+            "deletion": runs.deletion,
+            "creation": runs.creation,
+            "reversion": runs.reversion,
+        }
+        row = read[machine.name](db, run)
         assert (row.finished is not None) is final
         assert bool(runs.open_run_reasons(db, domain)) is not final
 
@@ -429,6 +453,23 @@ def test_an_open_creation_bars_a_deletion(db: Database) -> None:
 
     assert [r.code for r in runs.open_run_reasons(db, "d")] == ["creation_open"]
     assert [row.id for row in runs.open_creations(db)] == [RUN]
+
+
+def test_an_open_reversion_bars_a_creation_and_says_why_it_ended(db: Database) -> None:
+    """And it is found, read back, and taken over as any other run."""
+    old = runs.begin_reversion(db, RUN, BACK, "planned", ME)
+
+    refused(db, Refused, lambda: runs.begin_creation(db, "f" * 12, PLAN, "planned", ME))
+
+    assert [r.code for r in runs.open_run_reasons(db, "d")] == ["reversion_open"]
+    assert [row.plan for row in runs.open_reversions(db)] == [BACK]
+    assert runs.find(db, RUN[:4]) == ("reversion", RUN)
+    new = runs.claim(db, "reversion", RUN, LATER)
+    refused(db, Superseded, lambda: runs.put_reason(db, old, "too late"))
+    runs.put_reason(db, new, "it was in use")
+    move(db, new, "planned", "undo", "undone", final=True)
+    assert runs.reversion(db, RUN).reason == "it was in use"
+    assert runs.open_reversions(db) == []
 
 
 # Cancel
