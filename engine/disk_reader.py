@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from ..journal import catalog
 from ..journal.errors import CommandFailed
-from ..journal.model import Domain, FileId, Snapshot
+from ..journal.model import Domain, FileId, Snapshot, TreeImage
 from ..journal.store import Store
 from ..states.options import Options
 from ..states.ports import ImageHeader, Images, LiveChain
@@ -133,6 +133,8 @@ class DiskReader:
                 for image in (*stays, *outcome.shared)
             ),
             has_more=len(outcome.segments) > (picked is not None),
+            images=_tree_images(disk, tree),
+            searched=tuple(folders),
         )
         if picked is None:
             return facts
@@ -308,6 +310,29 @@ class DiskReader:
         users = await self.images.users(image.path)
         strangers = await self._strangers(image, set(outcome.retired), folders)
         return RetiredFacts(image, [u for u in users if u.holds], strangers)
+
+
+def _tree_images(disk: _Disk, tree: DiskTree) -> tuple[TreeImage, ...]:
+    """Every image of the disk, those that others are based on first."""
+
+    def above(file: FileId | None) -> list[TreeImage]:
+        found = []
+        for each, below in tree.below.items():
+            if below == file:
+                header = disk.headers[each]
+                found.append(
+                    TreeImage(
+                        disk.target,
+                        header.path,
+                        None if file is None else disk.headers[file].path,
+                        tuple(sorted(disk.labels.get(each, ()))),
+                        each == disk.active,
+                    )
+                )
+                found += above(each)
+        return found
+
+    return tuple(above(None))
 
 
 def paths_of(image: ImageHeader) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..journal.errors import Reason
-from ..journal.model import Domain, FileId, FileStamp, Snapshot
+from ..journal.model import Domain, FileId, FileStamp, Snapshot, TreeImage
 from ..states.options import Options
 from ..states.ports import Extent, ImageHeader, ImageUser, Job, LiveChain
 
@@ -115,6 +115,8 @@ class DiskFacts:
     retired: tuple[RetiredFacts, ...] = ()
     kept: tuple[tuple[str, tuple[str, ...]], ...] = ()
     has_more: bool = False
+    images: tuple[TreeImage, ...] = ()
+    searched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ..journal.errors import Refused
 from ..journal.model import (
@@ -14,6 +15,7 @@ from ..journal.model import (
     KeptImage,
     Plan,
     RetiredImage,
+    TreeImage,
 )
 from ..states.options import Options
 from ..states.ports import ImageHeader
@@ -85,6 +87,27 @@ def plan_from(facts: Facts, identify: Callable[[str], FileId | None]) -> Plan:
         },
         risks=tuple(_risks(facts, folds, power)),
         has_more=facts.has_more,
+        images=_images(facts, folds),
+        searched=tuple(sorted({f for disk in facts.disks for f in disk.searched})),
+    )
+
+
+def _images(facts: Facts, folds: Sequence[FoldPlan]) -> tuple[TreeImage, ...]:
+    """The images of every disk, with what becomes of each in this pass."""
+    becomes: dict[tuple[str, str], str] = {}
+    for fold in folds:
+        becomes[fold.target, fold.survivor.path] = "survivor"
+        for image in fold.superseded:
+            becomes[fold.target, image.path] = "superseded"
+    for disk in facts.disks:
+        for each in disk.retired:
+            becomes[disk.target, each.image.path] = "retired"
+        for path, _ in disk.kept:
+            becomes[disk.target, path] = "kept"
+    return tuple(
+        replace(image, becomes=becomes.get((image.target, image.path), "same"))
+        for disk in facts.disks
+        for image in disk.images
     )
 
 
@@ -127,6 +150,9 @@ def _fold(
         because=choice.because,
         is_named=fold.is_named,
         snapshots=fold.snapshots,
+        free_bytes=(
+            fold.free_above if choice.strategy == "stream" else fold.free_below
+        )[0],
     )
 
 

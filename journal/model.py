@@ -152,6 +152,7 @@ class FoldPlan:
     file system of the survivor must have free. ``because`` says why this strategy.
     ``is_named``: a disk or a snapshot of the catalog refers to the top.
     ``snapshots`` lose their point in time once a commit has written into the base.
+    ``free_bytes`` is the room that the survivor has.
     """
 
     target: str
@@ -167,6 +168,7 @@ class FoldPlan:
     because: str = ""
     is_named: bool = True
     snapshots: tuple[str, ...] = ()
+    free_bytes: int = 0
 
     @property
     def layers(self) -> tuple[Image, ...]:
@@ -230,6 +232,23 @@ class FoldPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeImage:
+    """An image of a disk as the plan found it, with its place in the tree.
+
+    ``below`` is the path of the image that it is based on; ``snapshots`` froze it.
+    ``becomes`` is ``same``, ``survivor`` (others are copied into it), ``superseded``,
+    ``retired``, or ``kept`` (it stays without a snapshot).
+    """
+
+    target: str
+    path: str
+    below: str | None
+    snapshots: tuple[str, ...]
+    is_active: bool
+    becomes: str = "same"
+
+
+@dataclass(frozen=True, slots=True)
 class KeptImage:
     """An image that loses its snapshot and stays, because several others need it."""
 
@@ -268,7 +287,9 @@ class Plan:
     ``paused`` or ``off``; ``place`` is where the jobs run: in the ``domain``'s own
     QEMU or in a ``helper``. ``invalid_before`` has the reasons of snapshots that were
     invalid already. ``has_more``: another pass follows, for images that stay without
-    a name until then. Device numbers are of ``boot_id``.
+    a name until then. ``images`` are those of all disks that it is about; nothing
+    else in the ``searched`` folders is based on one that changes or goes. Device
+    numbers are of ``boot_id``.
     """
 
     domain: str
@@ -285,6 +306,8 @@ class Plan:
     invalid_before: Mapping[str, str] = field(default_factory=dict)
     risks: tuple[str, ...] = ()
     has_more: bool = False
+    images: tuple[TreeImage, ...] = ()
+    searched: tuple[str, ...] = ()
     version: int = PLAN_VERSION
 
     def fold(self, target: str) -> FoldPlan:
@@ -324,6 +347,11 @@ class Plan:
                     for item in data["memories"]
                 ),
                 "risks": tuple(data["risks"]),
+                "images": tuple(
+                    TreeImage(**{**item, "snapshots": tuple(item["snapshots"])})
+                    for item in data["images"]
+                ),
+                "searched": tuple(data["searched"]),
             }
         )
 
@@ -348,6 +376,8 @@ def _of_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
         "kept": [],
         "retired": [],
         "memories": [],
+        "images": [],
+        "searched": [],
         "invalid_before": {} if reason is None else {data["snapshot"]: reason},
     }
 

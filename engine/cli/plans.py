@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import trees
 from . import records, selecting
 from .invocation import Invocation
-from .text import size
+from .text import columns, count, size
 
 if TYPE_CHECKING:
     from ...journal.model import FoldPlan, Plan
@@ -62,64 +63,104 @@ def make_plan(
 
     async def work(engine: Engine) -> tuple[Plan, list[str]]:
         found = await engine.plan(domain, snapshot, **selection)
-        superseded = [path for fold in found.folds for path in _superseded(fold)]
         ours = engine.catalog.is_ours
-        return found, [path for path in superseded if await ours(path)]
+        superseded = [image.path for fold in found.folds for image in fold.superseded]
+        retired = [each.image.path for each in found.retired]
+        removed = [path for path in superseded if await ours(path)]
+        memories = [each.path for each in found.memories]
+        return found, [*removed, *retired, *memories]
 
     return invocation.run(work)
 
 
 def describe(found: Plan, removed: Sequence[str]) -> Iterator[str]:
     """The plan for people."""
-    under = f", child of {found.parent}" if found.parent else ""
-    yield (
-        f"Delete snapshot {found.snapshot} of {found.domain}{under}"
-        f" (the domain is {found.power})"
+    what = (
+        f"snapshot {found.snapshots[0]}"
+        if len(found.snapshots) == 1
+        else f"{count(len(found.snapshots), 'snapshot')} ({', '.join(found.snapshots)})"
     )
-    for fold in found.folds:
+    under = f", child of {found.parent}" if found.parent else ""
+    yield f"Delete {what} of {found.domain}{under} (the domain is {found.power})"
+    folds = {fold.target: fold for fold in found.folds}
+    for target in dict.fromkeys(image.target for image in found.images):
         yield ""
-        yield from _describe_fold(fold, removed)
+        if target in folds:
+            yield from _describe_fold(folds[target], found.power)
+        else:
+            yield f"{target}: nothing is copied"
+        yield from _describe_tree(found, target)
+    yield from _describe_removed(found, removed)
     if len(found.folds) > 1:
         copied = sum(fold.copy_bytes for fold in found.folds)
         needed = sum(fold.space_bytes for fold in found.folds)
         yield ""
         yield f"All disks: {size(copied)} to copy, {size(needed)} of space needed"
+    if found.has_more:
+        yield ""
+        yield "More images become useless by this; they are folded right afterwards."
     if found.risks:
         yield ""
         yield "Know before you go on:"
         yield from (f"  - {risk}" for risk in found.risks)
 
 
-def _describe_fold(fold: FoldPlan, removed: Sequence[str]) -> Iterator[str]:
-    before = [image.path for image in fold.chain]
-    kind = "active" if fold.is_active else "intermediate"
-    if fold.strategy == "commit":
-        kind = f"{kind} commit"
-    else:
-        kind = fold.strategy
-    at_most = f", at most {size(fold.space_bytes)} of space" if fold.space_bytes else ""
-    yield f"{fold.target}: {kind}, {size(fold.copy_bytes)} to copy{at_most}"
-    yield f"  top      {fold.top.path} ({fold.top.format})"
-    yield f"  base     {fold.base.path} ({fold.base.format})"
-    if fold.above is not None:
-        yield f"  above    {fold.above.path} (its link changes to {fold.link})"
-    yield f"  before   {_chain(before)}"
-    yield f"  after    {_chain(records.after(fold))}"
-    for path in _superseded(fold):
-        if path in removed:
-            yield f"  removed  {path}"
-        else:
-            yield f"  kept     {path} (renamed; Backfold did not make it)"
+def _describe_fold(fold: FoldPlan, power: str) -> Iterator[str]:
+    kind = "stream" if fold.is_stream else "commit"
+    if not fold.is_stream:
+        kind = f"{'active' if fold.is_active else 'intermediate'} commit"
+    layers = count(len(fold.layers), "image")
+    yield f"{fold.target}: {kind} of {layers}: {fold.because}"
+    room = ""
+    if fold.space_bytes:
+        room = (
+            f"; at most {size(fold.space_bytes)} of space, {size(fold.free_bytes)} free"
+        )
+    yield f"  copy     {size(fold.copy_bytes)} into {fold.survivor.path}{room}"
+    if fold.relinked is not None:
+        to = "nothing" if fold.linked_to is None else str(fold.link)
+        yield f"  link     {fold.relinked.path} will be based on {to}"
+    yield f"  undo     {records.undo(fold)}"
+    yield f"  guest    {records.guest(fold, power)}"
 
 
-def _chain(paths: Sequence[str]) -> str:
-    """Images from the active one down, by their file names where these suffice."""
+def _describe_tree(found: Plan, target: str) -> Iterator[str]:
+    now = trees.before(found, target)
+    names = _names([image.path for image in now])
+    for title, images in (("before", now), ("after", trees.after(found, target))):
+        lines = trees.drawn(images, names)
+        for number, line in enumerate(columns([list(line) for line in lines])):
+            yield f"  {title if number == 0 else '':8} {line}"
+
+
+def _describe_removed(found: Plan, removed: Sequence[str]) -> Iterator[str]:
+    if removed:
+        yield ""
+        yield "Removed afterwards:"
+        yield from (f"  {path}" for path in removed)
+        yield (
+            "  No snapshot, disk or process needs them, and no image in"
+            f" {count(len(found.searched), 'folder')} is based on them"
+        )
+        yield from (f"    {folder}" for folder in found.searched)
+    left = [
+        image.path
+        for fold in found.folds
+        for image in fold.superseded
+        if image.path not in removed
+    ]
+    if left or found.kept:
+        yield ""
+        yield "Left in place:"
+    for path in left:
+        yield f"  {path} (no snapshot made it)"
+    for kept in found.kept:
+        users = ", ".join(os.path.basename(path) for path in kept.dependents)
+        yield f"  {kept.path} (without a name: {users or 'nothing'} is based on it)"
+
+
+def _names(paths: Sequence[str]) -> dict[str, str]:
+    """File names of images where these suffice, else their paths."""
     names = [os.path.basename(path) for path in paths]
-    if len(set(names)) < len(names):
-        names = list(paths)
-    return " → ".join(names)
-
-
-def _superseded(fold: FoldPlan) -> list[str]:
-    left = set(records.after(fold))
-    return [image.path for image in fold.chain if image.path not in left]
+    whole = len(set(names)) < len(names)
+    return {path: path if whole else os.path.basename(path) for path in paths}

@@ -76,30 +76,70 @@ def plan(found: Plan, removed: Sequence[str]) -> dict[str, Any]:
     return {
         "domain": found.domain,
         "snapshot": found.snapshot,
+        "snapshots": list(found.snapshots),
         "parent": found.parent,
         "power": found.power,
-        "disks": [_fold_plan(fold) for fold in found.folds],
+        "place": found.place,
+        "disks": [_fold_plan(fold, found.power) for fold in found.folds],
+        "images": [
+            {
+                "target": image.target,
+                "path": image.path,
+                "below": image.below,
+                "snapshots": list(image.snapshots),
+                "active": image.is_active,
+                "becomes": image.becomes,
+            }
+            for image in found.images
+        ],
         "removed": list(removed),
+        "kept": [kept.path for kept in found.kept],
+        "searched": list(found.searched),
+        "more": found.has_more,
         "bytes": sum(fold.copy_bytes for fold in found.folds),
         "space": sum(fold.space_bytes for fold in found.folds),
         "risks": list(found.risks),
     }
 
 
-def _fold_plan(fold: FoldPlan) -> dict[str, Any]:
+def _fold_plan(fold: FoldPlan, power: str) -> dict[str, Any]:
     before = [image.path for image in fold.chain]
     return {
         "target": fold.target,
         "strategy": fold.strategy,
+        "because": fold.because,
         "active": fold.is_active,
         "top": fold.top.path,
         "base": fold.base.path,
         "above": None if fold.above is None else fold.above.path,
+        "survivor": fold.survivor.path,
         "bytes": fold.copy_bytes,
         "space": fold.space_bytes,
+        "free": fold.free_bytes,
+        "undo": undo(fold),
+        "guest": guest(fold, power),
         "before": before,
         "after": after(fold),
     }
+
+
+def undo(fold: FoldPlan) -> str:
+    """How much a roll back can give back, in a sentence."""
+    if fold.is_stream:
+        return "complete until it is decided: the frozen images are not written into"
+    names = ", ".join(fold.snapshots) or "no snapshot"
+    return f"the domain stays as it is, but {names} cannot be reverted to any more"
+
+
+def guest(fold: FoldPlan, power: str) -> str:
+    """What the guest notices, in a sentence."""
+    if power == "off":
+        return "is off"
+    if not fold.is_active:
+        return "notices nothing but slower storage"
+    if power == "running":
+        return "stands still for the pivot, within --max-downtime"
+    return "stays paused"
 
 
 def after(fold: FoldPlan) -> list[str]:

@@ -180,8 +180,34 @@ def test_a_plan_says_what_happens_to_each_disk(web: Cli, inside: Inside) -> None
     assert [disk["active"] for disk in plan["disks"]] == [False, True]
     assert plan["disks"][0]["above"] == str(web.folder / "vda.s2")
     assert plan["removed"] == [str(path) for path in names.values()]
-    assert "vda.s2 → vda.s1 → vda.qcow2" in text
-    assert f"removed  {names['vda']}" in text
+    assert [disk["undo"] for disk in plan["disks"]] == [
+        "the domain stays as it is, but s1 cannot be reverted to any more"
+    ] * 2
+    assert [disk["guest"] for disk in plan["disks"]] == ["is off"] * 2
+    assert all(disk["free"] > disk["space"] for disk in plan["disks"])
+    assert [
+        (image["snapshots"], image["active"], image["becomes"])
+        for image in plan["images"]
+        if image["target"] == "vda"
+    ] == [
+        (["s1"], False, "survivor"),
+        (["s2"], False, "superseded"),
+        ([], True, "same"),
+    ]
+    assert str(web.folder) in plan["searched"]
+    for lines in (
+        """\
+  before   vda.qcow2        s1
+           └─ vda.s1        s2
+              └─ vda.s2     active
+  after    vda.qcow2     s2
+           └─ vda.s2     active
+""",
+        f"Removed afterwards:\n  {names['vda']}\n  {names['vdb']}\n",
+        f"based on them\n    {web.folder}\n",
+        "no snapshot made",
+    ):
+        assert " ".join(lines.split()) in " ".join(text.split())
     assert web.content() == before
 
     unknown = inside.json("error", "plan", "web", "s9", status=3)["error"]
