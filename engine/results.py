@@ -36,11 +36,16 @@ class FoldResult:
     bytes: int
     state: str
     is_active: bool
+    superseded: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A deletion as it stands; times are UTC, ISO 8601, ``seconds`` is its length."""
+    """A deletion as it stands; times are UTC, ISO 8601, ``seconds`` is its length.
+
+    ``snapshot`` is the one that was named, ``snapshots`` are all that go with it; none
+    before it was planned.
+    """
 
     id: str
     domain: str
@@ -51,6 +56,7 @@ class Deletion:
     downtime_ms: float | None
     started: str
     finished: str | None
+    snapshots: tuple[str, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -72,7 +78,13 @@ class Deletion:
         """The record of a row of the journal."""
         states = {fold.target: fold.state for fold in row.folds}
         folds = row.plan.folds if row.plan is not None else ()
-        done = [FoldResult(**disk) for each in row.passes for disk in each["disks"]]
+        done = [
+            FoldResult(**{**disk, "superseded": tuple(disk["superseded"])})
+            for each in row.passes
+            for disk in each["disks"]
+        ]
+        gone = [name for each in row.passes for name in each["snapshots"]]
+        gone += row.plan.snapshots if row.plan is not None else ()
         return cls(
             id=row.id,
             domain=row.domain,
@@ -90,6 +102,7 @@ class Deletion:
                         fold.copy_bytes,
                         states[fold.target],
                         fold.is_active,
+                        tuple(image.path for image in fold.superseded),
                     )
                     for fold in folds
                     if fold.target in states
@@ -98,6 +111,7 @@ class Deletion:
             downtime_ms=row.downtime_ms,
             started=row.started,
             finished=row.finished,
+            snapshots=tuple(gone),
         )
 
 

@@ -333,10 +333,14 @@ def end_pass(db: Database, key: RunKey) -> None:
             "bytes": fold.copy_bytes,
             "state": states[fold.target],
             "is_active": fold.is_active,
+            "superseded": [image.path for image in fold.superseded],
         }
         for fold in folds
     ]
-    passes = json.dumps([*row.passes, {"disks": done}], sort_keys=True)
+    gone = [] if row.plan is None else list(row.plan.snapshots)
+    passes = json.dumps(
+        [*row.passes, {"snapshots": gone, "disks": done}], sort_keys=True
+    )
     update_deletion(db, key, passes=passes, plan=None)
     put_folds(db, key, [], "planned")
 

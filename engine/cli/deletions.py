@@ -72,7 +72,9 @@ def delete(
         plan, removed = make_plan(invocation, domain, snapshot, selection)
         invocation.output.lines(describe(plan, removed))
         invocation.output.line()
-        if not invocation.confirm(f"Delete snapshot {snapshot} of {domain}?"):
+        names = ", ".join(plan.snapshots)
+        which = "snapshot" if len(plan.snapshots) == 1 else "snapshots"
+        if not invocation.confirm(f"Delete {which} {names} of {domain}?"):
             raise failures.Stopped("Not deleted.", data="Nothing was changed.")
 
     async def work(engine: Engine) -> Verdict:

@@ -154,6 +154,7 @@ def deletion(found: Deletion) -> dict[str, Any]:
         "deletion": found.id,
         "domain": found.domain,
         "snapshot": found.snapshot,
+        "snapshots": list(found.snapshots),
         "state": found.state,
         "disks": [
             {
@@ -163,6 +164,7 @@ def deletion(found: Deletion) -> dict[str, Any]:
                 "base": disk.base,
                 "bytes": disk.bytes,
                 "state": disk.state,
+                "superseded": list(disk.superseded),
             }
             for disk in found.disks
         ],
@@ -232,6 +234,7 @@ def nothing(domain: str | None, snapshot: str | None) -> dict[str, Any]:
         "deletion": None,
         "domain": domain,
         "snapshot": snapshot,
+        "snapshots": [],
         "state": None,
         "disks": [],
         "downtime_ms": None,

@@ -94,6 +94,8 @@ def summary(run: Run) -> Iterator[str]:
         yield from of_reversion(run)
         return
     name = f"snapshot {run.snapshot} of {run.domain}"
+    if len(run.snapshots) > 1:
+        name = f"snapshots {', '.join(run.snapshots)} of {run.domain}"
     took = "" if run.seconds is None else f" in {duration(run.seconds)}"
     if run.state == "completed":
         still = ""
@@ -112,8 +114,8 @@ def summary(run: Run) -> Iterator[str]:
 def _of_disk(disk: FoldResult) -> str:
     if disk.strategy == "commit" and disk.is_active:
         return f"boots from {disk.base} now, not from {disk.top}"
-    gone = disk.base if disk.strategy == "stream" else disk.top
-    return f"{gone} is no longer in the chain"
+    verb = "is" if len(disk.superseded) == 1 else "are"
+    return f"{', '.join(disk.superseded)} {verb} no longer in the chain"
 
 
 def _of_creation(run: Creation) -> str:
