@@ -384,6 +384,7 @@ class Engine:
         *,
         through: str | None = None,
         scope: str = "snapshot",
+        metadata_only: bool = False,
         strategy: str = "auto",
         image_folders: Sequence[str] = (),
         ignore_libvirt: bool = False,
@@ -398,6 +399,7 @@ class Engine:
                 insist=ignore_libvirt,
                 through=through,
                 scope=scope,
+                metadata_only=metadata_only,
                 strategy=strategy,
                 image_folders=_absolute(image_folders),
             )
@@ -411,6 +413,7 @@ class Engine:
         *,
         through: str | None = None,
         scope: str = "snapshot",
+        metadata_only: bool = False,
         strategy: str = "auto",
         image_folders: Sequence[str] = (),
         bandwidth: int | None = None,
@@ -422,12 +425,12 @@ class Engine:
         """Delete snapshots; returns when they are gone and their images are retired.
 
         ``through`` is the last of a range that begins with ``snapshot``. ``scope`` is
-        ``snapshot``, ``children`` (with its whole subtree), ``children-only`` or
-        ``metadata-only``; ``strategy`` is ``auto``, ``commit`` or ``stream``.
-        ``image_folders`` are searched for other users of the images, besides those
-        that images of this catalog are in. ``bandwidth`` is in bytes per second,
-        ``max_downtime_ms`` bounds how long the guest may stand still, ``timeout``
-        (seconds) gives the run up before the decision.
+        ``snapshot``, ``children`` (with its whole subtree) or ``children-only``; with
+        ``metadata_only`` all images stay as they are. ``strategy`` is ``auto``,
+        ``commit`` or ``stream``. ``image_folders`` are searched for other users of
+        the images, besides those that images of this catalog are in. ``bandwidth``
+        is in bytes per second, ``max_downtime_ms`` bounds how long the guest may
+        stand still, ``timeout`` (seconds) gives the run up before the decision.
 
         Raises `Refused`, `Busy`, `RolledBack` or `Interrupted`. Cancelling the await
         before the decision releases the guest and raises `Interrupted`; after it the
@@ -441,6 +444,7 @@ class Engine:
                 ignore_libvirt,
                 through,
                 scope,
+                metadata_only,
                 strategy,
                 _absolute(image_folders),
             )

@@ -49,7 +49,7 @@ class Reader:
         failed = await self.store.read(
             lambda db: runs.failed_flushes(db, self.boot_id())
         )
-        looks = options.scope != "metadata-only"
+        looks = not options.metadata_only
         busy = False
         session: Session | None = None
         try:

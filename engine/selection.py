@@ -19,10 +19,7 @@ def valid_options(options: Options) -> Options:
             f"{options.strategy!r} is no strategy.",
             remedy=f"Use one of {', '.join(STRATEGIES)}.",
         )
-    if options.through is not None and options.scope not in (
-        "snapshot",
-        "metadata-only",
-    ):
+    if options.through is not None and options.scope != "snapshot":
         raise UsageError(
             "A range and the children of a snapshot cannot be deleted in one command.",
             remedy="Use --through, or --children, or --children-only.",
@@ -36,7 +33,7 @@ def selected(
     """The snapshots that go, parents first.
 
     A range runs from ``name`` down to ``options.through``, along the parents.
-    Raises `Refused` (``unknown_snapshot``, ``not_a_descendant``).
+    Raises `Refused` (``unknown_snapshot``, ``not_a_descendant``, ``no_children``).
     """
     by_name = {snapshot.name: snapshot for snapshot in snapshots}
     for wanted in (name, options.through):
@@ -44,7 +41,7 @@ def selected(
             raise unknown_snapshot(domain, wanted)
     if options.through is not None:
         return tuple(_range(domain, by_name, name, options.through))
-    if options.scope in ("snapshot", "metadata-only"):
+    if options.scope == "snapshot":
         return (by_name[name],)
     below = {name}
     found = [] if options.scope == "children-only" else [by_name[name]]
@@ -52,6 +49,16 @@ def selected(
         if snapshot.parent in below:
             below.add(snapshot.name)
             found.append(snapshot)
+    if not found:
+        raise Refused(
+            [
+                Reason(
+                    "no_children",
+                    f"The snapshot {name} of {domain} has no children.",
+                    f"`backfold snapshot list {domain}` shows the tree.",
+                )
+            ]
+        )
     return tuple(found)
 
 

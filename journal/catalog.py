@@ -397,8 +397,13 @@ def put_image(db: Database, path: str, format: str, made_by: str | None) -> None
 
 def forget_image(db: Database, path: str) -> None:
     """Forget an image that is gone."""
-    db.execute("delete from kept_images where path = ?", (path,))
+    forget_kept(db, path)
     db.execute("delete from images where path = ?", (path,))
+
+
+def forget_kept(db: Database, path: str) -> None:
+    """An image that stayed without a snapshot is needed no more; its file may stay."""
+    db.execute("delete from kept_images where path = ?", (path,))
 
 
 def image_format(db: Database, path: str) -> str | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-#: What goes: the snapshot, it and its whole subtree, only that subtree, or only the
-#: name (the images stay as they are).
-SCOPES: Final = ("snapshot", "children", "children-only", "metadata-only")
+#: What goes: the snapshot, it and its whole subtree, or only that subtree.
+SCOPES: Final = ("snapshot", "children", "children-only")
 #: How the images of a fold become one; ``auto`` takes the cheaper way.
 STRATEGIES: Final = ("auto", "commit", "stream")
 
@@ -17,8 +16,8 @@ class Options:
     """What the caller asked for: bytes per second, milliseconds, seconds.
 
     ``through`` is the last snapshot of a range that begins with the one that is
-    named. ``image_folders`` are searched for other users of an image, besides the
-    folders that the domain's images are in.
+    named. With ``metadata_only`` all images stay as they are. ``image_folders`` are
+    searched for other users of an image, besides those of the catalog's images.
     """
 
     bandwidth: int | None = None
@@ -27,5 +26,6 @@ class Options:
     insist: bool = False
     through: str | None = None
     scope: str = "snapshot"
+    metadata_only: bool = False
     strategy: str = "auto"
     image_folders: tuple[str, ...] = ()

@@ -41,7 +41,10 @@ async def retire(ctx: Context, target: str, image: Image, noted: Unit) -> None:
     def gone(_: None) -> Unit:
         def forget(db: Database) -> None:
             noted(db)
-            catalog.forget_image(db, image.path)
+            if ours:
+                catalog.forget_image(db, image.path)
+            else:
+                catalog.forget_kept(db, image.path)
 
         return forget
 

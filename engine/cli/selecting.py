@@ -51,17 +51,14 @@ def options(
     image_dir: list[str] | None,
 ) -> dict[str, Any]:
     """The same as arguments of the engine. Raises `UsageError`."""
-    scopes = {
-        "children": children,
-        "children-only": children_only,
-        "metadata-only": metadata_only,
-    }
+    scopes = {"children": children, "children-only": children_only}
     wanted = [scope for scope, is_wanted in scopes.items() if is_wanted]
     if len(wanted) > 1:
         raise UsageError(f"--{wanted[0]} and --{wanted[1]} exclude each other.")
     return {
         "through": through,
         "scope": wanted[0] if wanted else "snapshot",
+        "metadata_only": metadata_only,
         "strategy": strategy,
         "image_folders": tuple(image_dir or ()),
     }
