@@ -454,6 +454,7 @@ class Engine:
         gone = selected(domain, await self.catalog.snapshots(domain), snapshot, options)
         frozen = [entry for each in gone for entry in each.disks]
         paths = [disk.source for disk in disks] + [disk.frozen for disk in frozen]
+        paths += [each.memory for each in gone if each.memory is not None]
         with driver.new_locks() as locks:
             locks.acquire(driver.identities(paths))
             run = self._world.clock.new_id()

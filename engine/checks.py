@@ -175,6 +175,17 @@ def nobody_uses_images(facts: Facts) -> Iterator[Reason]:
             )
 
 
+def nobody_uses_memory(facts: Facts) -> Iterator[Reason]:
+    """A memory file that is to go is not open: nothing is restored from it."""
+    for each in facts.memories:
+        for user in each.users:
+            yield Reason(
+                "memory_file",
+                f"The memory file {each.memory.path} is in use: {user.what}.",
+                "Wait until that process has closed it.",
+            )
+
+
 def nothing_foreign_in_qemu(facts: Facts) -> Iterator[Reason]:
     """No job, filter or export of somebody else is in the way."""
     ours = f"backfold-{facts.run}-"
@@ -315,6 +326,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     strategy_is_possible,
     chain_is_as_recorded,
     nobody_uses_images,
+    nobody_uses_memory,
     nothing_foreign_in_qemu,
     base_belongs_to_chain,
     survivors_have_space,

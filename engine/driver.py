@@ -115,6 +115,9 @@ class Driver:
             fence = self.world.images.fence_name(fold.top.path, row.id)
             layers = [image.path for image in fold.layers]
             files |= set(self.identities([*layers, fence]))
+        for memory in row.plan.memories if row.plan is not None else ():
+            fence = self.world.images.fence_name(memory.path, row.id)
+            files |= set(self.identities([memory.path, fence]))
         locks = self.new_locks()
         end = self.world.clock.monotonic() + patience
         while True:

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..journal.errors import Reason
-from ..journal.model import Domain, FileId, FileStamp, Snapshot, TreeImage
+from ..journal.model import (
+    Domain,
+    FileId,
+    FileStamp,
+    MemoryFile,
+    Snapshot,
+    TreeImage,
+)
 from ..states.options import Options
 from ..states.ports import Extent, ImageHeader, ImageUser, Job, LiveChain
 
@@ -98,6 +105,14 @@ class RetiredFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryFacts:
+    """The memory file of a snapshot that goes, and who has it open."""
+
+    memory: MemoryFile
+    users: tuple[ImageUser, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DiskFacts:
     """One disk, and what the deletion means for its images.
 
@@ -142,6 +157,7 @@ class Facts:
     #: Files that could not be flushed in this boot, and when.
     failed_flushes: Mapping[str, str] = field(default_factory=dict)
     earlier: int | None = None
+    memories: tuple[MemoryFacts, ...] = ()
 
     @property
     def is_alive(self) -> bool:

@@ -80,6 +80,7 @@ def plan_from(facts: Facts, identify: Callable[[str], FileId | None]) -> Plan:
             for disk in facts.disks
             for each in disk.retired
         ),
+        memories=tuple(each.memory for each in facts.memories),
         invalid_before={
             snapshot.name: snapshot.reason
             for snapshot in facts.snapshots
@@ -197,4 +198,9 @@ def _risks(facts: Facts, folds: Sequence[FoldPlan], power: str) -> list[str]:
         )
     if power == "running" and any(fold.is_active for fold in folds):
         risks.append("The guest stands still for the pivot, within --max-downtime.")
+    risks += [
+        f"The memory file {each.memory.path} is missing already."
+        for each in facts.memories
+        if each.memory.file is None
+    ]
     return risks

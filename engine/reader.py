@@ -9,12 +9,12 @@ from typing import Final
 
 from ..journal import catalog, runs
 from ..journal.errors import CommandFailed, MonitorBusy
-from ..journal.model import FileId
+from ..journal.model import FileId, MemoryFile
 from ..journal.store import Store
 from ..states.options import Options
 from ..states.ports import Hypervisor, ImageHeader, Images, Session
 from .disk_reader import DiskReader, Seen
-from .facts import ChainFacts, DiskFacts, Facts
+from .facts import ChainFacts, DiskFacts, Facts, MemoryFacts
 from .selection import selected
 
 #: A chain that is longer than this is taken for a mistake, or an attack.
@@ -75,6 +75,11 @@ class Reader:
             disks = await DiskReader(
                 self.store, self.images, self.chain, run, options, seen
             ).read()
+        memories = [
+            await self._memory(each.name, each.memory)
+            for each in gone
+            if looks and each.memory is not None
+        ]
         return Facts(
             run=run,
             domain=domain,
@@ -91,7 +96,13 @@ class Reader:
             boot_id=self.boot_id(),
             failed_flushes=failed,
             earlier=earlier,
+            memories=tuple(memories),
         )
+
+    async def _memory(self, snapshot: str, path: str) -> MemoryFacts:
+        users = [user for user in await self.images.users(path) if user.holds]
+        memory = MemoryFile(snapshot, path, self.images.identify(path))
+        return MemoryFacts(memory, tuple(users))
 
     async def chain(
         self,

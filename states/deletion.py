@@ -290,9 +290,9 @@ DELETION: Final = Declaration(
         State(
             "update_metadata",
             "Changes the catalog in one transaction, then retires the superseded"
-            " images, each after a proof that nothing uses it.",
-            killed="A catalog as before or as after, and superseded images that are"
-            " still there, perhaps under the fence's name.",
+            " images and the memory files, each after a proof that nothing uses it.",
+            killed="A catalog as before or as after, and superseded images or memory"
+            " files that are still there, perhaps under the fence's name.",
             recovers="Runs again: the catalog change and each removal are idempotent.",
             steps=(
                 Step(
@@ -304,15 +304,15 @@ DELETION: Final = Declaration(
                 ),
                 Step(
                     "set_aside",
-                    "renames a superseded image to the fence's name",
-                    "an image that nothing refers to, of the one name or the other",
+                    "renames a superseded image, or a memory file, to the fence's name",
+                    "a file that nothing refers to, of the one name or the other",
                     Recovery.OBSERVE,
                 ),
                 Step(
                     "unlink",
                     "removes exactly that name with exactly that inode, under the"
                     " image's lock, after a proof that no process has it",
-                    "an image that is there or is gone",
+                    "a file that is there or is gone",
                     Recovery.OBSERVE,
                 ),
             ),

@@ -10,6 +10,7 @@ from .context import Context, Move
 from .hold import nothing_else
 from .passes import onward
 from .retire import retire
+from .retire_memory import retire_memory
 
 
 async def update_metadata(ctx: Context) -> Move:
@@ -45,6 +46,8 @@ async def update_metadata(ctx: Context) -> Move:
     for retired in ctx.plan.retired:
         if retired.is_ours:
             await retire(ctx, retired.target, retired.image, lambda db: None)
+    for memory in ctx.plan.memories:
+        await retire_memory(ctx, memory)
     return Move("proceed") if ctx.row.helper is not None else onward(ctx)
 
 

@@ -59,7 +59,7 @@ def plan(
 def make_plan(
     invocation: Invocation, domain: str, snapshot: str, selection: dict[str, Any]
 ) -> tuple[Plan, list[str]]:
-    """A plan, and which images would be removed. Raises `Refused`."""
+    """A plan, and which files would be removed. Raises `Refused`."""
 
     async def work(engine: Engine) -> tuple[Plan, list[str]]:
         found = await engine.plan(domain, snapshot, **selection)
@@ -67,7 +67,7 @@ def make_plan(
         superseded = [image.path for fold in found.folds for image in fold.superseded]
         retired = [each.image.path for each in found.retired]
         removed = [path for path in superseded if await ours(path)]
-        memories = [each.path for each in found.memories]
+        memories = [each.path for each in found.memories if each.file is not None]
         return found, [*removed, *retired, *memories]
 
     return invocation.run(work)
@@ -138,9 +138,9 @@ def _describe_removed(found: Plan, removed: Sequence[str]) -> Iterator[str]:
         yield ""
         yield "Removed afterwards:"
         yield from (f"  {path}" for path in removed)
-        yield (
-            "  No snapshot, disk or process needs them, and no image in"
-            f" {count(len(found.searched), 'folder')} is based on them"
+        searched = count(len(found.searched), "folder")
+        yield "  No snapshot, disk or process needs them" + (
+            f", and no image in {searched} is based on them" if found.searched else ""
         )
         yield from (f"    {folder}" for folder in found.searched)
     left = [

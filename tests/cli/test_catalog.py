@@ -141,6 +141,12 @@ def test_a_memory_file_is_shown_with_its_snapshot(web: Cli, inside: Inside) -> N
     assert shown[-1].split() == ["memory", str(memory)]
     assert [line.split()[-1] for line in listed] == ["MEMORY", str(memory), "-"]
 
+    planned = inside.json("plan", "plan", "web", "s1")
+    assert (planned["disks"], planned["removed"]) == ([], [str(memory)])
+    assert f"  {memory}\n" in inside("plan", "web", "s1").out
+    kept = inside.json("plan", "plan", "web", "s1", "--metadata-only")
+    assert kept["removed"] == []
+
 
 def test_disks_come_and_go(web: Cli, inside: Inside) -> None:
     image = web.folder / "more,disks.qcow2"

@@ -227,6 +227,21 @@ class Scene:
         self.brackets[name] = (low, self.machine.acknowledged())
         return snapshot
 
+    def memory_file(self, name: str) -> Path:
+        """A file as an operator would have saved it; nobody reads what is in it."""
+        path = self.folder / f"{name}.mem"
+        path.write_bytes(b"QEVM" + name.encode() * 1000)
+        return path
+
+    async def save_memory(self, name: str) -> Path:
+        """Stop the guest and let QEMU save its memory; the caller lets it go on."""
+        path = self.folder / f"{name}.mem"
+        self.machine.qmp("stop")
+        self.machine.qmp("migrate", uri=f"exec:cat > {path}")
+        while self.machine.qmp("query-migrate")["status"] != "completed":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        return path
+
     async def take_three(self) -> None:
         """Take s1, s2 and s3, and let the guest write on."""
         for name in ("s1", "s2", "s3"):

@@ -324,8 +324,7 @@ def test_disk_that_the_snapshot_leaves_out(tmp_path: Path, power: str) -> None:
     play(story())
 
 
-@pytest.mark.parametrize("gone", ["s1", "s2"])
-def test_disk_attached_later(tmp_path: Path, gone: str) -> None:
+def test_disk_attached_later(tmp_path: Path) -> None:
     async def story() -> None:
         async with Scene(tmp_path) as scene:
             await scene.take("s1")
@@ -335,13 +334,12 @@ def test_disk_attached_later(tmp_path: Path, gone: str) -> None:
             await scene.boot()
             await scene.take("s2")
             await scene.write()
-            deletion = await scene.delete(gone)
+            deletion = await scene.delete("s2")
 
-            targets = ["vda"] if gone == "s1" else ["vda", "vdb"]
-            assert [disk.target for disk in deletion.disks] == targets
+            assert [disk.target for disk in deletion.disks] == ["vda", "vdb"]
             await scene.write()
             await assert_qemu_agrees(scene)
-            await assert_catalog(scene, {"s2" if gone == "s1" else "s1": None})
+            await assert_catalog(scene, {"s1": None})
             await scene.verify()
 
     play(story())

@@ -27,13 +27,6 @@ def die() -> None:
     raise Died
 
 
-def saved(scene: Scene, name: str) -> Path:
-    """A memory file, as an operator would have saved it beside the images."""
-    path = scene.folder / f"{name}.mem"
-    path.write_bytes(b"QEVM" + name.encode() * 1000)
-    return path
-
-
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Some process has the file open meanwhile."""
@@ -51,7 +44,7 @@ def test_a_memory_file_is_recorded_with_its_snapshot(tmp_path: Path) -> None:
 
     async def story() -> None:
         async with Scene(tmp_path, disks=2, power="off") as scene:
-            first, second = saved(scene, "s1"), saved(scene, "s2")
+            first, second = scene.memory_file("s1"), scene.memory_file("s2")
             before = await scene.disks()
             alone = await scene.take("s1", exclude=("vda", "vdb"), memory=first)
             assert (alone.disks, alone.memory) == ((), str(first))
@@ -77,11 +70,11 @@ def test_a_file_that_cannot_be_a_memory_file_is_refused(tmp_path: Path) -> None:
 
     async def story() -> None:
         async with Scene(tmp_path, power="off", base_format="raw") as scene:
-            taken, other = saved(scene, "s1"), saved(scene, "other")
+            taken, other = scene.memory_file("s1"), scene.memory_file("other")
             await scene.take("s1", memory=taken)
             folder = scene.folder / "a-folder"
             folder.mkdir()
-            linked = saved(scene, "linked")
+            linked = scene.memory_file("linked")
             os.link(linked, scene.folder / "linked-2")
             to_taken = scene.folder / "to-taken"
             to_taken.symlink_to(taken)
@@ -130,7 +123,7 @@ def test_a_snapshot_without_disks_is_killed_anywhere(tmp_path: Path) -> None:
             taken: list[str] = []
             for number, moment in enumerate(MOMENTS):
                 name = f"s{number}"
-                memory = saved(scene, name)
+                memory = scene.memory_file(name)
                 content = memory.read_bytes()
                 await scene.with_probe(At(moment, die, machine="creation"))
                 with pytest.raises(Died):
