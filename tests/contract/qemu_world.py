@@ -94,6 +94,11 @@ class QemuWorld:
         name = json.loads(answer).get("backing-filename")
         return None if name is None else str(name)
 
+    def relink(self, image: Image, below: Image) -> None:
+        """Change the link in a header by hand, and nothing else."""
+        link = ("-b", below.path, "-F", below.format)
+        run("qemu-img", "rebase", "-u", "-f", "qcow2", *link, image.path)
+
     def remove(self, path: str) -> None:
         """Unlink an image, whoever has it open."""
         os.unlink(path)
@@ -187,17 +192,20 @@ def fold_plan(
     *,
     link: str | None = None,
     job: str = "backfold-test-0",
+    strategy: str = "commit",
 ) -> FoldPlan:
-    """A commit of ``top`` into ``base``."""
-    first = chain.index(top)
+    """Of the layers from ``top`` to ``base``; without ``link`` links are absolute."""
+    first, last = chain.index(top), chain.index(base)
+    under = chain[last + 1] if last + 1 < len(chain) else None
+    new = under if strategy == "stream" else base if first else None
     return FoldPlan(
         target="vda",
         job=job,
-        strategy="commit",
+        strategy=strategy,
         chain=tuple(chain),
         first=first,
-        last=chain.index(base),
-        link=link or (base.path if first else None),
+        last=last,
+        link=None if new is None else link or new.path,
         copy_bytes=0,
         space_bytes=0,
         base_stamp=FileStamp(0, 0),

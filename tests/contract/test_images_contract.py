@@ -333,6 +333,20 @@ class ImagesContract:
         assert asyncio.run(images.extents(top.path, "qcow2")) == before
         assert images.identify(top.path) == top.file
 
+    def test_link_can_be_taken_away(self, world: World, images: Images) -> None:
+        """As after a stream of everything below."""
+        top = self.overlay(world, images, world.base("base.qcow2"))
+        world.write(top.path, 0, CLUSTER)
+        before = asyncio.run(images.extents(top.path, "qcow2"))
+
+        for _ in range(2):
+            asyncio.run(images.relink(top, None, None))
+
+        header = asyncio.run(images.header(top.path, "qcow2"))
+        assert (header.backing, header.backing_format) == (None, None)
+        assert header.backing_path is None
+        assert asyncio.run(images.extents(top.path, "qcow2")) == before
+
     def test_relink_of_an_image_in_use_is_refused(
         self, world: World, images: Images
     ) -> None:

@@ -88,7 +88,7 @@ def canonical(world: World, journal_said: str) -> str:
         tasks = [
             (
                 *(t.id[-2:], t.status, sorted(t.todo), t.completing),
-                *(t.soft_cancelled, t.error, t.stuck, t.base_was_read_only),
+                *(t.soft_cancelled, t.error, t.stuck, t.was_read_only),
             )
             for t in qemu.tasks.values()
         ]

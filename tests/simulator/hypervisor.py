@@ -153,8 +153,6 @@ class SimSession:
         self, fold: FoldPlan, chain: LiveChain, bandwidth: int | None
     ) -> None:
         """Start the job of a fold."""
-        if fold.strategy != "commit":
-            raise CommandFailed(f"no job for the strategy {fold.strategy}")
         top, base = _node_of(chain, fold.top), _node_of(chain, fold.base)
         above = None
         if fold.above is not None:
@@ -163,14 +161,13 @@ class SimSession:
 
         def start() -> None:
             task = Task(
+                fold.strategy,
                 fold.job,
                 device,
                 top,
                 base,
                 above,
                 fold.link,
-                set(),
-                False,
                 slow=bandwidth is not None and bandwidth < 1 << 10,
             )
             self._qemu.start(self._world.files, task)
@@ -467,7 +464,9 @@ def _job(task: Task) -> Job:
     status = task.status
     if task.stuck:
         status = {"ready": "standby", "running": "paused"}.get(status, status)
-    return Job(task.id, "commit", status, task.done, task.total, task.error, task.stuck)
+    return Job(
+        task.id, task.kind, status, task.done, task.total, task.error, task.stuck
+    )
 
 
 def _node_of(chain: LiveChain, image: Image) -> str:

@@ -1,9 +1,10 @@
 """A QEMU process: its block graph, its jobs, and what it keeps in memory.
 
 Behaviour is that of QEMU 7.2 as it was measured: an active commit drains its disk in
-PENDING, a soft cancel ends like success, the link of the image above is rewritten
-before what an intermediate commit copied is flushed, a base stays writable after a
-cancel, and QEMU crashes when that link's image is not writable.
+PENDING, a soft cancel ends like success, a link is rewritten before what an
+intermediate commit or a stream copied is flushed, a base stays writable after the
+cancel of an active commit, and QEMU crashes when the image that is to be relinked was
+not writable.
 """
 
 from __future__ import annotations
@@ -48,16 +49,21 @@ class Node:
 
 @dataclass(slots=True)
 class Task:
-    """A block job. ``todo`` are the clusters that are still to copy."""
+    """A block job. ``todo`` are the clusters that are still to copy.
 
+    ``top`` and ``base`` are the highest and the lowest of the layers that become one,
+    whichever way they are copied.
+    """
+
+    kind: str
     id: str
     device: str
     top: str
     base: str
     above: str | None
     link: str | None
-    todo: set[int]
-    base_was_read_only: bool
+    todo: set[int] = field(default_factory=set)
+    was_read_only: bool = False
     slow: bool = False
     status: str = "running"
     done: int = 0
@@ -67,9 +73,19 @@ class Task:
     stuck: str | None = None
 
     @property
+    def is_stream(self) -> bool:
+        """Whether the data goes up."""
+        return self.kind == "stream"
+
+    @property
     def is_active(self) -> bool:
-        """Whether its top is what the guest writes to."""
-        return self.above is None
+        """Whether it is a commit of what the guest writes to."""
+        return not self.is_stream and self.above is None
+
+    @property
+    def survivor(self) -> str:
+        """The node that it writes into."""
+        return self.top if self.is_stream else self.base
 
     @property
     def filter(self) -> str:
@@ -211,14 +227,15 @@ class Qemu:
     # Jobs
 
     def start(self, files: Files, task: Task) -> None:
-        """`block-commit` with auto-finalize and auto-dismiss off."""
+        """`block-commit` or `block-stream`, auto-finalize and auto-dismiss off."""
         if task.id in self.tasks:
-            raise No(f"block-commit: Job ID '{task.id}' already in use")
+            raise No(f"block-{task.kind}: Job ID '{task.id}' already in use")
         if any(o.has_filter and o.top == task.top for o in self.tasks.values()):
-            raise No(f"block-commit: Node '{task.top}' is busy")
+            raise No(f"block-{task.kind}: Node '{task.top}' is busy")
         task.todo = self._held(files, task)
-        task.base_was_read_only = self.nodes[task.base].read_only
-        self.set_read_only(files, self.nodes[task.base], False)
+        target = self.nodes[task.survivor]
+        task.was_read_only = target.read_only
+        self.set_read_only(files, target, False)
         self.tasks[task.id] = task
 
     def work(self, files: Files, now: int, full: bool, broken: bool) -> None:
@@ -227,10 +244,11 @@ class Qemu:
             if task.status == "aborting":
                 task.status = "concluded"
                 continue
-            if task.status == "concluded" and not task.is_active and not task.error:
-                if task.base_was_read_only and not self.nodes[task.base].read_only:
-                    self.flush(files, task.base, now)
-                    self.set_read_only(files, self.nodes[task.base], True)
+            if task.status == "concluded" and not task.is_active:
+                target = self.nodes[task.survivor]
+                if task.was_read_only and not target.read_only:
+                    self.flush(files, target.name, now)
+                    self.set_read_only(files, target, True)
             if task.status not in ("running", "ready") or task.stuck:
                 continue
             if task.todo and (full or broken):
@@ -257,7 +275,7 @@ class Qemu:
         task.soft_cancelled = soft_cancel
 
     def finalize(self, files: Files, job: str, now: int) -> None:
-        """`job-finalize`: change the graph, and the link of the image above."""
+        """`job-finalize`: change the graph, and the link of the relinked image."""
         task = self._task(job)
         if task.status != "pending":
             raise No(f"job-finalize: Job '{job}' in state '{task.status}'")
@@ -266,19 +284,20 @@ class Qemu:
             if not task.soft_cancelled and task.device:
                 self.devices[task.device] = task.base
             return
-        assert task.above is not None
-        above = self.nodes[task.above]
-        if above.read_only:
+        below = self.nodes[task.base].below if task.is_stream else task.base
+        relinked = self.nodes[(task.top if task.is_stream else task.above) or ""]
+        if relinked.read_only:
             raise Crash
-        file = files.inodes[above.inode]
+        file = files.inodes[relinked.inode]
         assert file.header is not None
         file.header = replace(
             file.header,
-            backing=task.link,
-            backing_format=self.nodes[task.base].format,
+            backing=None if below is None else task.link,
+            backing_format=None if below is None else self.nodes[below].format,
         )
         file.mtime = now
-        above.below = task.base
+        relinked.below = below
+        self._end_stream(task)
 
     def cancel(self, job: str) -> None:
         """`job-cancel`, allowed in PENDING too. The base stays writable."""
@@ -287,6 +306,13 @@ class Qemu:
             raise No(f"job-cancel: Job '{job}' in state '{task.status}'")
         task.status, task.error = "aborting", "Operation canceled"
         task.stuck = None
+        self._end_stream(task)
+
+    @staticmethod
+    def _end_stream(task: Task) -> None:
+        """A stream makes its target writable itself, and dies making it read-only."""
+        if task.is_stream and task.was_read_only:
+            raise Crash
 
     def resume(self, job: str) -> None:
         """`job-resume` after an I/O error."""
@@ -322,18 +348,26 @@ class Qemu:
         return self.tasks[job]
 
     def _held(self, files: Files, task: Task) -> set[int]:
-        """The clusters above the base, down from the top."""
+        """What the layers hold, other than the survivor."""
         held: set[int] = set()
         for node in self.chain(task.top):
+            if node.name != task.survivor:
+                held |= self._own(files, node)
             if node.name == task.base:
                 break
-            held |= files.inodes[node.inode].clusters.keys() | node.memory.keys()
-        return held
+        return held - self._own(files, self.nodes[task.top]) if task.is_stream else held
+
+    @staticmethod
+    def _own(files: Files, node: Node) -> set[int]:
+        return files.inodes[node.inode].clusters.keys() | node.memory.keys()
 
     def _copy(self, files: Files, task: Task, now: int) -> None:
+        top = self.nodes[task.top]
         for cluster in sorted(task.todo)[: 0 if task.slow else STRIDE]:
-            value = self.read(files, task.top, cluster)
-            self._put(files, task.base, cluster, value, now)
+            # The guest may have written meanwhile what a stream was about to copy.
+            if not task.is_stream or cluster not in self._own(files, top):
+                value = self.read(files, task.top, cluster)
+                self._put(files, task.survivor, cluster, value, now)
             task.todo.discard(cluster)
             task.done += WEIGHT
 

@@ -13,6 +13,7 @@ from backfold.journal.model import FileId, FileStamp, Image, OverlayPlan
 from backfold.states.ports import HelperRecord, Hypervisor, Images, Session
 from contract.qemu_world import BLOCK, SIZE, QemuWorld
 from contract.test_bitmaps_contract import BitmapsContract
+from contract.test_folds_contract import FoldsContract
 from contract.test_hypervisor_contract import HypervisorContract
 from contract.test_images_contract import ImagesContract
 from simulator.bitmaps import Dirt
@@ -73,6 +74,11 @@ class ContractWorld:
         file = self._world.files.file(image.path)
         assert file is not None and file.header is not None
         return file.header.backing
+
+    def relink(self, image: Image, below: Image) -> None:
+        file = self._world.files.file(image.path)
+        assert file is not None
+        file.header = Header(SIZE, below.path, below.format)
 
     def remove(self, path: str) -> None:
         self._world.files.unlink(path)
@@ -146,6 +152,14 @@ class TestSimHypervisor(HypervisorContract):
     # Nobody waits here: a moment passes, and the next call looks.
     test_every_call_notices_that_qemu_died = None  # type: ignore[assignment]
     test_wait_wakes_at_an_event = None  # type: ignore[assignment]
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> Iterator[QemuWorld]:
+        yield cast(QemuWorld, ContractWorld(tmp_path))
+
+
+class TestSimFolds(FoldsContract):
+    """All of it."""
 
     @pytest.fixture
     def world(self, tmp_path: Path) -> Iterator[QemuWorld]:
