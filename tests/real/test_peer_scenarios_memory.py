@@ -124,7 +124,7 @@ def test_a8_metadata_only(tmp_path: Path) -> None:
                 (disk,) = await scene.disks()
                 io(disk.source, f"write -P {number} {number << 20} 64k")
             before, chain = scene.fingerprints(), (await scene.disks())[0].chain
-            await scene.delete("s1", scope="metadata-only")
+            await scene.delete("s1", metadata_only=True)
 
             assert await snapshots(scene) == ["s2", "s3"]
             assert scene.fingerprints() == before
