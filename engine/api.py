@@ -310,6 +310,7 @@ class Engine:
         *,
         overlays: Mapping[str, str] | None = None,
         ignore_libvirt: bool = False,
+        image_folders: Sequence[str] = (),
     ) -> ReversionPlan:
         """What `revert` would do, and which data it would discard (``held``, bytes).
 
@@ -321,6 +322,7 @@ class Engine:
             snapshot,
             overlays or {},
             insist=ignore_libvirt,
+            image_folders=_absolute(image_folders),
         )
 
     async def revert(
@@ -331,13 +333,15 @@ class Engine:
         discard: bool = False,
         overlays: Mapping[str, str] | None = None,
         ignore_libvirt: bool = False,
+        image_folders: Sequence[str] = (),
         on_event: OnEvent | None = None,
     ) -> Reversion:
         """Go back to a snapshot of a domain that is off: all disks or none.
 
         Each disk gets a new overlay on its frozen image, and the image that it was on
         is removed if a snapshot made it and nothing else needs it. What that image
-        holds is lost: without ``discard`` only empty ones are given up. Raises
+        holds is lost: without ``discard`` only empty ones are given up.
+        ``image_folders`` are searched for images that need it, too. Raises
         `Refused` (``would_discard``, ``domain_running``, ...), `UsageError`, `Busy`;
         `RolledBack` when it failed and nothing has changed; `Interrupted` when it is
         open for `recover`.
@@ -355,7 +359,11 @@ class Engine:
                 locks.acquire(files)
                 locked |= files
             plan = await self.plan_revert(
-                domain, snapshot, overlays=overlays, ignore_libvirt=ignore_libvirt
+                domain,
+                snapshot,
+                overlays=overlays,
+                ignore_libvirt=ignore_libvirt,
+                image_folders=image_folders,
             )
             if not discard and (reasons := list(discard_reasons(plan))):
                 raise Refused(reasons)

@@ -124,6 +124,8 @@ def _link(
     below = facts.chains[entry.frozen]
     if not below.images or chain.index(below.images[0].file) is not None:
         return
+    if parent != ancestor and _leads_to_a_snapshot(facts, chain, target):
+        return  # A revert to a snapshot without this disk has left it where it was.
     upper = chain.images[0]
     yield Finding(
         "wrong_link",
@@ -137,6 +139,15 @@ def _link(
         snapshot,
         start,
     )
+
+
+def _leads_to_a_snapshot(
+    facts: InspectionFacts, chain: ChainFacts, target: str
+) -> bool:
+    """Whether a frozen image of this disk lies below the first image of a chain."""
+    entries = [entry for s in facts.snapshots if (entry := s.disk(target)) is not None]
+    frozen = [facts.chains[entry.frozen].images[:1] for entry in entries]
+    return any(chain.index(image.file) for images in frozen for image in images)
 
 
 def _rebase(

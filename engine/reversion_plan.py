@@ -42,14 +42,16 @@ async def plan_reversion(
     overlays: Mapping[str, str],
     *,
     insist: bool,
+    image_folders: Sequence[str] = (),
 ) -> ReversionPlan:
     """Check everything and plan a revert; changes nothing.
 
     ``overlays`` gives paths for some targets; others get the name of the frozen image
     with the snapshot's name as extension, and a number when that is taken. ``insist``
-    accepts images that libvirt manages. Raises `Refused` with all reasons, which do
-    not include that data would be discarded (see `discard_reasons`), and `UsageError`
-    for targets that the domain does not have.
+    accepts images that libvirt manages; ``image_folders`` are searched for images that
+    are based on those that would be removed, besides the catalog's. Raises `Refused`
+    with all reasons, which do not include that data would be discarded (see
+    `discard_reasons`), and `UsageError` for targets that the domain does not have.
     """
     domain = await reader.store.read(lambda db: catalog.domain(db, domain_name))
     snapshot = await reader.store.read(
@@ -79,7 +81,9 @@ async def plan_reversion(
                 f"`backfold snapshot show {domain_name} {name}` lists its disks.",
             )
         )
-    planner = _DiskPlanner(reader, domain, every, reasons, insist)
+    folders = await reader.store.read(catalog.image_folders)
+    folders = sorted({*folders, *image_folders})
+    planner = _DiskPlanner(reader, domain, every, reasons, insist, folders)
     disks = []
     for disk in included:
         path = overlays.get(disk.target)
@@ -97,6 +101,7 @@ async def plan_reversion(
         tuple(disks),
         untouched=tuple(d.target for d in domain.disks if d.target not in entries),
         missing=tuple(target for target in entries if target not in has),
+        image_folders=tuple(image_folders),
     )
 
 
@@ -185,12 +190,14 @@ class _DiskPlanner:
         snapshots: Sequence[Snapshot],
         reasons: list[Reason],
         insist: bool,
+        folders: Sequence[str],
     ) -> None:
         self._reader = reader
         self._images = reader.images
         self._domain = domain
         self._snapshots = {snapshot.name: snapshot for snapshot in snapshots}
         self._reasons = reasons
+        self._folders = folders
         self._managed = {} if insist else reader.managed()
 
     async def plan(
@@ -224,7 +231,7 @@ class _DiskPlanner:
         try:
             header = await images.header(disk.source, disk.format)
             extents = await images.extents(disk.source, disk.format)
-            stays = await self._stays(disk, file, planned)
+            stays = await self._stays(disk, file)
         except CommandFailed as error:
             self._refuse("corrupt_image", error.what, disk.target)
             return None
@@ -252,9 +259,7 @@ class _DiskPlanner:
         since = self._snapshot_below(disk.target)
         return DiskReversion(planned, former, stamp, held, since, stays)
 
-    async def _stays(
-        self, disk: Disk, file: FileId, planned: OverlayPlan
-    ) -> str | None:
+    async def _stays(self, disk: Disk, file: FileId) -> str | None:
         """Why the image that a disk is on must not be removed; None when it may."""
         read = self._reader.store.read
         if not await read(lambda db: catalog.is_ours(db, disk.source)):
@@ -263,11 +268,8 @@ class _DiskPlanner:
         users = await read(lambda db: catalog.users_of_image(db, disk.source))
         if others := [user for user in users if user != mine]:
             return f"{', '.join(others)} needs it"
-        paths = {disk.source, os.path.realpath(disk.source), planned.overlay}
-        for snapshot in self._snapshots.values():
-            paths |= {entry.frozen for entry in snapshot.disks}
-        folders = sorted({os.path.dirname(path) for path in paths})
-        if below := await self._images.dependents(file, folders):
+        folders = {os.path.dirname(os.path.realpath(disk.source)), *self._folders}
+        if below := await self._images.dependents(file, sorted(folders)):
             return f"{', '.join(below)} is based on it"
         return None
 

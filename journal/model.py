@@ -488,12 +488,16 @@ class DiskReversion:
         return self.overlay.target
 
 
+_TUPLES: Final = ("untouched", "missing", "image_folders")
+
+
 @dataclass(frozen=True, slots=True)
 class ReversionPlan:
     """What a revert will do. Device numbers are of ``boot_id``.
 
     ``untouched`` are disks that the snapshot does not include, ``missing`` are disks
-    of the snapshot that the domain has no longer.
+    of the snapshot that the domain has no longer. ``image_folders`` are searched for
+    other users of the former images, besides those of the catalog.
     """
 
     domain: str
@@ -502,6 +506,7 @@ class ReversionPlan:
     disks: tuple[DiskReversion, ...]
     untouched: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    image_folders: tuple[str, ...] = ()
     version: int = CREATION_VERSION
 
     @property
@@ -532,7 +537,7 @@ class ReversionPlan:
             )
             for item in data.pop("disks")
         )
-        lists = {name: tuple(data[name]) for name in ("untouched", "missing")}
+        lists = {name: tuple(data[name]) for name in _TUPLES}
         return cls(**{**data, **lists, "disks": disks})
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os.path
+from collections.abc import Mapping
+from typing import Any
 
 from sqlite_utils import Database
 
 from ..journal import catalog
 from ..journal.model import Image
 from .context import Context, Stuck, Unit
+from .ports import Images
 
 
 async def retire(ctx: Context, target: str, image: Image, noted: Unit) -> None:
@@ -22,21 +25,8 @@ async def retire(ctx: Context, target: str, image: Image, noted: Unit) -> None:
     """
     fence = ctx.fence(image)
     ours = await ctx.read(lambda db: catalog.is_ours(db, image.path))
-    name = next(
-        (
-            path
-            for path in (fence, image.path)
-            if ctx.images.identify(path) == image.file
-        ),
-        None,
-    )
-    intent = {
-        "disk": target,
-        "image": image.path,
-        "fence": fence,
-        "device": image.file.device,
-        "inode": image.file.inode,
-    }
+    name = name_of(image, fence, ctx.images)
+    intent = removal(target, image, fence)
 
     def gone(_: None) -> Unit:
         def forget(db: Database) -> None:
@@ -64,6 +54,23 @@ async def retire(ctx: Context, target: str, image: Image, noted: Unit) -> None:
 
     await ctx.effects.perform("unlink", unlink, intent=intent, noting=gone)
     await ctx.refresh()
+
+
+def name_of(image: Image, fence: str, images: Images) -> str | None:
+    """The name that an image has now, its fence's or its own; None when it is gone."""
+    names = (fence, image.path)
+    return next((name for name in names if images.identify(name) == image.file), None)
+
+
+def removal(target: str, image: Image, fence: str) -> Mapping[str, Any]:
+    """What is announced before an image gets its fence's name, and is unlinked."""
+    return {
+        "disk": target,
+        "image": image.path,
+        "fence": fence,
+        "device": image.file.device,
+        "inode": image.file.inode,
+    }
 
 
 async def _prove_useless(ctx: Context, image: Image, name: str) -> None:

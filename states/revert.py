@@ -17,6 +17,7 @@ from .context import Move, Stuck, Unit
 from .identities import image_again
 from .new_overlays import remove_unused
 from .ports import Hypervisor, Images
+from .retire import name_of, removal
 from .stamps import stamp_of
 
 T = TypeVar("T")
@@ -118,16 +119,9 @@ HANDLERS: Final[Mapping[str, Callable[[ReversionContext], Awaitable[Move]]]] = {
 }
 
 
-def former_name(disk: DiskReversion, images: Images, run: str) -> str | None:
-    """The name that a former image has now; None when it is not there any more."""
-    fence = images.fence_name(disk.former.path, run)
-    names = (fence, disk.former.path)
-    return next((n for n in names if images.identify(n) == disk.former.file), None)
-
-
 def has_changed(disk: DiskReversion, images: Images, run: str) -> bool:
     """Whether somebody wrote into a former image since the revert was planned."""
-    name = former_name(disk, images, run)
+    name = name_of(disk.former, images.fence_name(disk.former.path, run), images)
     return name is not None and stamp_of(disk.former, images, name) != disk.former_stamp
 
 
@@ -201,15 +195,9 @@ async def _retire(ctx: ReversionContext, disk: DiskReversion) -> None:
     opened it before has it open still, or has changed it.
     """
     fence = ctx.images.fence_name(disk.former.path, ctx.key.id)
-    name = former_name(disk, ctx.images, ctx.key.id)
+    name = name_of(disk.former, fence, ctx.images)
     file = disk.former.file
-    intent = {
-        "disk": disk.target,
-        "image": disk.former.path,
-        "fence": fence,
-        "device": file.device,
-        "inode": file.inode,
-    }
+    intent = removal(disk.target, disk.former, fence)
 
     def forgotten(_: None) -> Unit:
         return lambda db: catalog.forget_image(db, disk.former.path)
@@ -236,7 +224,8 @@ async def _prove_useless(ctx: ReversionContext, disk: DiskReversion, name: str) 
     """Raise `Stuck` unless nothing uses a former image and nobody wrote into it."""
     path, again = disk.former.path, f"run `backfold recover {ctx.key.id}`"
     users = [user.what for user in await ctx.images.users(name)]
-    folders = {os.path.dirname(each) for each in (path, name, disk.overlay.overlay)}
+    folders = {os.path.dirname(each) for each in (path, name)}
+    folders |= {*ctx.plan.image_folders, *await ctx.read(catalog.image_folders)}
     below = await ctx.images.dependents(disk.former.file, sorted(folders))
     named = await ctx.read(lambda db: catalog.users_of_image(db, path))
     kept = "It was not removed; the domain boots from its new overlay."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from ...journal.errors import Interrupted, Refused, RolledBack
 from . import failures, records, values, verdicts
 from .invocation import Invocation
 from .plans import DomainName, IgnoreLibvirt
+from .selecting import ImageDir
 
 if TYPE_CHECKING:
     from ...journal.model import ReversionPlan
@@ -39,6 +40,7 @@ def revert(
         ),
     ] = False,
     ignore_libvirt: IgnoreLibvirt = False,
+    image_dir: ImageDir = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> int:
     """Go back to a snapshot, while the domain is off.
@@ -47,14 +49,16 @@ def revert(
     last snapshot is named first; only --discard gives it up.
     """
     invocation: Invocation = ctx.obj
-    overlays = values.paths(overlay or (), "--overlay")
+    options: dict[str, Any] = {
+        "overlays": values.paths(overlay or (), "--overlay"),
+        "ignore_libvirt": ignore_libvirt,
+        "image_folders": tuple(image_dir or ()),
+    }
     if not yes:
         invocation.require_terminal()
 
         async def look(engine: Engine) -> ReversionPlan:
-            return await engine.plan_revert(
-                domain, name, overlays=overlays, ignore_libvirt=ignore_libvirt
-            )
+            return await engine.plan_revert(domain, name, **options)
 
         plan = invocation.run(look)
         invocation.output.lines(describe(plan))
@@ -72,12 +76,7 @@ def revert(
 
         try:
             done = await engine.revert(
-                domain,
-                name,
-                discard=discard,
-                overlays=overlays,
-                ignore_libvirt=ignore_libvirt,
-                on_event=listen,
+                domain, name, discard=discard, on_event=listen, **options
             )
         except asyncio.CancelledError:
             done = await _after_signal(engine, seen)

@@ -21,7 +21,7 @@ COMMANDS = {
     "domain args": ["NAME"],
     "snapshot": ["create", "list", "show", "revert", "adopt"],
     "snapshot create": ["DOMAIN", "NAME", "--overlay", "--exclude"],
-    "snapshot revert": ["DOMAIN", "NAME", "--overlay", "--discard", "--yes"],
+    "snapshot revert": ["NAME", "--overlay", "--discard", "--image-dir", "--yes"],
     "snapshot list": ["DOMAIN"],
     "snapshot show": ["DOMAIN", "NAME"],
     "snapshot adopt": ["DOMAIN", "--dry-run", "--ignore-libvirt", "--yes"],

@@ -104,6 +104,12 @@ def test_a_tree_of_snapshots(tmp_path: Path) -> None:
             await engine.revert(DOMAIN, "s3")
             await shows(scene, 1, 4)
             await nothing_is_left_over(scene)
+            # The shared base stays without a name, whatever is gone back to then.
+            assert (await engine.delete(DOMAIN, "s1")).state == "completed"
+            await engine.revert(DOMAIN, "s4")
+            await shows(scene, 1, 2, 5)
+            for image in (await frozen(scene, "s3")).values():
+                holds(image, 1, 4)
 
     play(story())
 
@@ -181,6 +187,30 @@ def test_disks_that_the_snapshot_lacks_or_the_domain(tmp_path: Path) -> None:
     play(story())
 
 
+def test_a_disk_that_stays_on_another_branch_is_in_order(tmp_path: Path) -> None:
+    """`check` must not call its link wrong: mending that would lose the disk."""
+
+    async def story() -> None:
+        async with off(tmp_path, disks=2) as scene:
+            engine = scene.engine
+            for name in ("s1", "s2", "s3"):
+                exclude = ["vdb"] if name == "s3" else []
+                await engine.create_snapshot(DOMAIN, name, exclude=exclude)
+            await engine.revert(DOMAIN, "s1")
+            await write(scene, 1)
+            await engine.create_snapshot(DOMAIN, "s4")
+            await engine.revert(DOMAIN, "s3")
+            found = await engine.check(DOMAIN)
+            assert [finding.code for finding in found.findings] == []
+            vda, vdb = await scene.disks()
+            holds(vda.source)
+            holds(vdb.source, 1)
+            assert (await engine.create_snapshot(DOMAIN, "s5")).parent == "s3"
+            assert [f.code for f in (await engine.check(DOMAIN)).findings] == []
+
+    play(story())
+
+
 @pytest.mark.parametrize("why", ["not ours", "a clone", "another snapshot"])
 def test_a_former_image_that_stays(tmp_path: Path, why: str) -> None:
     """Not made by a snapshot, or needed by something else: never unlinked."""
@@ -191,11 +221,14 @@ def test_a_former_image_that_stays(tmp_path: Path, why: str) -> None:
             await scene.engine.create_snapshot(DOMAIN, "s1")
             await write(scene, 2)
             [former] = [disk.source for disk in await scene.disks()]
+            folders: list[str] = []
             if why == "not ours":
                 sql(scene, "update images set made_by = null")
                 told = "no snapshot made it"
             elif why == "a clone":
-                clone = scene.images_folder / "clone"
+                clone = tmp_path / "elsewhere" / "clone"
+                clone.parent.mkdir()
+                folders = [str(clone.parent)]
                 qemu_img(
                     "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", former, clone
                 )
@@ -212,8 +245,10 @@ def test_a_former_image_that_stays(tmp_path: Path, why: str) -> None:
                     former,
                 )
                 told = "snapshot other of domain web needs it"
-            await refused(scene, "would_discard")
-            done = await scene.engine.revert(DOMAIN, "s1", discard=True)
+            await refused(scene, "would_discard", image_folders=folders)
+            done = await scene.engine.revert(
+                DOMAIN, "s1", discard=True, image_folders=folders
+            )
             assert [disk.stays for disk in done.disks] == [told]
             holds(former, 1, 2)
             await shows(scene, 1)

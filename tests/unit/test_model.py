@@ -112,6 +112,7 @@ reversions = st.builds(
     ).map(tuple),
     untouched=st.lists(texts, max_size=2).map(tuple),
     missing=st.lists(texts, max_size=2).map(tuple),
+    image_folders=st.lists(texts, max_size=2).map(tuple),
 )
 
 
