@@ -13,7 +13,7 @@ from ..journal.errors import Reason
 from ..states.ports import ImageHeader
 from .facts import Facts, FoldFacts, unsupported
 from .sizes import FoldSizes
-from .strategy import strategy_of
+from .strategy import lost_bitmaps, strategy_of
 
 #: Run states in which QEMU holds its image locks. In a migration it holds none.
 SAFE_RUN_STATES: Final = frozenset(
@@ -85,16 +85,6 @@ def images_are_supported(facts: Facts) -> Iterator[Reason]:
                     "Delete them with `qemu-img snapshot -d` while the domain is off.",
                     disk.target,
                 )
-            if image.bitmaps:
-                names = ", ".join(bitmap.name for bitmap in image.bitmaps)
-                yield Reason(
-                    "dirty_bitmaps",
-                    f"{image.path} holds persistent dirty bitmaps ({names}), which"
-                    " would not be carried over.",
-                    "Remove them with `qemu-img bitmap --remove`; the next backup must"
-                    " then be a full one.",
-                    disk.target,
-                )
         for image in fold.opened:
             if (why := unsupported(image)) is not None:
                 yield Reason("unsupported_image", *why, disk.target)
@@ -123,6 +113,37 @@ def strategy_is_possible(facts: Facts) -> Iterator[Reason]:
                 "Use --strategy commit.",
                 disk.target,
             )
+
+
+def bitmaps_survive(facts: Facts) -> Iterator[Reason]:
+    """No dirty bitmap is lost silently, and none is in use."""
+    for disk, fold in facts.folds:
+        strategy = _strategy(facts, fold)
+        if lost := lost_bitmaps(fold, strategy):
+            other = "stream" if strategy == "commit" else "commit"
+            instead = (
+                f"Use --strategy {other}."
+                if not lost_bitmaps(fold, other)
+                else "Remove it with `qemu-img bitmap --remove` (in a running QEMU:"
+                " block-dirty-bitmap-remove); the next backup must be a full one then."
+            )
+            yield Reason(
+                "dirty_bitmaps",
+                f"A {strategy} would lose the dirty bitmap {', '.join(lost)} of"
+                f" {disk.target}.",
+                instead,
+                disk.target,
+            )
+        for image in fold.layers:
+            for bitmap in fold.bitmaps.get(image.file, ()):
+                if bitmap.busy:
+                    yield Reason(
+                        "dirty_bitmaps",
+                        f"A backup is using the dirty bitmap {bitmap.name} of"
+                        f" {image.path}.",
+                        "Wait for its end.",
+                        disk.target,
+                    )
 
 
 def chain_is_as_recorded(facts: Facts) -> Iterator[Reason]:
@@ -324,6 +345,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     images_are_readable,
     images_are_supported,
     strategy_is_possible,
+    bitmaps_survive,
     chain_is_as_recorded,
     nobody_uses_images,
     nobody_uses_memory,

@@ -6,7 +6,7 @@ Decides nothing about what is allowed, and writes nothing.
 from __future__ import annotations
 
 import os.path
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..journal import catalog
@@ -14,7 +14,7 @@ from ..journal.errors import CommandFailed
 from ..journal.model import Domain, FileId, Snapshot, TreeImage
 from ..journal.store import Store
 from ..states.options import Options
-from ..states.ports import ImageHeader, Images, LiveChain
+from ..states.ports import Bitmap, ImageHeader, Images, LiveChain
 from ..states.stamps import stamp_of
 from .facts import ChainFacts, DiskFacts, FoldFacts, RetiredFacts, unsupported
 from .tree import DiskTree, Outcome, Segment
@@ -31,6 +31,7 @@ class Seen:
     gone: tuple[Snapshot, ...]
     live: tuple[LiveChain, ...]
     is_alive: bool
+    bitmaps: Mapping[FileId, tuple[Bitmap, ...]] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[str]:
@@ -246,6 +247,7 @@ class DiskReader:
             is_named=segment.top == disk.active
             or bool(disk.labels.get(segment.top, set()) - names),
             snapshots=tuple(sorted(set[str]().union(*labels))),
+            bitmaps=self.seen.bitmaps,
         )
         if any(unsupported(image) for image in fold.opened):
             return fold  # Refused for that, and never opened.

@@ -14,8 +14,9 @@ from ..journal.model import (
     Snapshot,
     TreeImage,
 )
+from ..states.bitmaps import Outlook, outlooks
 from ..states.options import Options
-from ..states.ports import Extent, ImageHeader, ImageUser, Job, LiveChain
+from ..states.ports import Bitmap, Extent, ImageHeader, ImageUser, Job, LiveChain
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class FoldFacts:
     fence_obstacle: str | None = None
     strangers: tuple[tuple[str, tuple[str, ...]], ...] = ()
     top_users: tuple[str, ...] = ()
+    #: Of images that a living QEMU has; the header tells of others.
+    bitmaps: Mapping[FileId, tuple[Bitmap, ...]] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[ImageHeader, ...]:
@@ -93,6 +96,13 @@ class FoldFacts:
         """The image that the base is based on."""
         at = self.last + 1
         return self.chain.images[at] if at < len(self.chain.images) else None
+
+    def bitmaps_after(self, strategy: str) -> tuple[Outlook, ...]:
+        """What becomes of the dirty bitmaps of the layers."""
+        upwards = self.layers[::-1]
+        found = [self.bitmaps.get(image.file, image.bitmaps) for image in upwards]
+        survivor = len(upwards) - 1 if strategy == "stream" else 0
+        return outlooks(found, survivor, upwards[survivor].keeps_bitmaps)
 
 
 @dataclass(frozen=True, slots=True)

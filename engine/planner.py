@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from ..journal.errors import Refused
 from ..journal.model import (
+    BitmapPlan,
     FileId,
     FileStamp,
     FoldPlan,
@@ -154,6 +155,10 @@ def _fold(
         free_bytes=(
             fold.free_above if choice.strategy == "stream" else fold.free_below
         )[0],
+        bitmaps=tuple(
+            BitmapPlan(one.name, one.fate.value, one.recording)
+            for one in fold.bitmaps_after(choice.strategy)
+        ),
     )
 
 
@@ -203,4 +208,23 @@ def _risks(facts: Facts, folds: Sequence[FoldPlan], power: str) -> list[str]:
         for each in facts.memories
         if each.memory.file is None
     ]
-    return risks
+    return [*risks, *_backup_risks(folds)]
+
+
+def _backup_risks(folds: Sequence[FoldPlan]) -> Iterator[str]:
+    broken = {
+        f"{bitmap.name} of {fold.target}"
+        for fold in folds
+        for bitmap in fold.bitmaps
+        if bitmap.fate == "broken"
+    }
+    for name in sorted(broken):
+        yield (
+            f"The dirty bitmap {name} is inconsistent already: the next backup must be"
+            " a full one."
+        )
+    if sum(len(fold.bitmaps) for fold in folds) > len(broken):
+        yield (
+            "A QEMU that is killed meanwhile leaves the dirty bitmaps of images that it"
+            " writes to inconsistent: the next backup must be a full one then."
+        )

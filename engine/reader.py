@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,8 +11,16 @@ from ..journal import catalog, runs
 from ..journal.errors import CommandFailed, MonitorBusy
 from ..journal.model import FileId, MemoryFile
 from ..journal.store import Store
+from ..states.carry_bitmaps import without_notes
 from ..states.options import Options
-from ..states.ports import Hypervisor, ImageHeader, Images, Session
+from ..states.ports import (
+    Bitmap,
+    Hypervisor,
+    ImageHeader,
+    Images,
+    LiveChain,
+    Session,
+)
 from .disk_reader import DiskReader, Seen
 from .facts import ChainFacts, DiskFacts, Facts, MemoryFacts
 from .selection import selected
@@ -66,12 +74,14 @@ class Reader:
                 for disk in domain.disks
             }
             live = () if session is None else await session.chains(aliases)
+            bitmaps = {} if session is None else await _bitmaps(session, live)
         finally:
             if session is not None:
                 await session.close()
         disks: tuple[DiskFacts, ...] = ()
         if looks:
-            seen = Seen(domain, tuple(others), gone, live, session is not None)
+            is_alive = session is not None
+            seen = Seen(domain, tuple(others), gone, live, is_alive, bitmaps)
             disks = await DiskReader(
                 self.store, self.images, self.chain, run, options, seen
             ).read()
@@ -150,3 +160,16 @@ class Reader:
                     ),
                 )
             path, format = header.backing_path, header.backing_format
+
+
+async def _bitmaps(
+    session: Session, live: Sequence[LiveChain]
+) -> dict[FileId, tuple[Bitmap, ...]]:
+    """The bitmaps of every image that has a name still; not our own notes."""
+    images = [image for chain in live for image in chain.images]
+    found = zip(images, await session.bitmaps(images), strict=True)
+    return {
+        image.file: without_notes(bitmaps)
+        for image, bitmaps in found
+        if image.file is not None
+    }

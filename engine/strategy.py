@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from ..states.bitmaps import Fate
 from .facts import FoldFacts
 from .sizes import FoldSizes, commit_sizes, stream_sizes
 
@@ -64,16 +65,21 @@ def strategy_of(fold: FoldFacts, wanted: str) -> tuple[Choice, FoldSizes]:
     """How a fold is done, and what it copies and needs that way."""
     commit, stream = commit_sizes(fold.extents), stream_sizes(fold.extents)
     others = ", ".join(fold.top_users)
+    lost_down, lost_up = (
+        ", ".join(lost_bitmaps(fold, s)) for s in ("commit", "stream")
+    )
+    no_commit = f"{others} needs {fold.top.path} too" if others else None
+    if lost_down and not lost_up and no_commit is None:
+        no_commit = f"{fold.base.path} cannot hold the dirty bitmap {lost_down}"
+    no_stream = f"a stream would lose the dirty bitmap {lost_up}" if lost_up else None
+    if fold.top.format != "qcow2":
+        no_stream = f"{fold.top.path} is no qcow2 image"
     choice = chosen(
         Costs(
             commit.copy_bytes,
             stream.copy_bytes,
-            no_commit=f"{others} needs {fold.top.path} too" if others else None,
-            no_stream=(
-                None
-                if fold.top.format == "qcow2"
-                else f"{fold.top.path} is no qcow2 image"
-            ),
+            no_commit=no_commit,
+            no_stream=no_stream,
             against_stream=(
                 None
                 if fold.is_ours
@@ -83,3 +89,9 @@ def strategy_of(fold: FoldFacts, wanted: str) -> tuple[Choice, FoldSizes]:
         wanted,
     )
     return choice, stream if choice.strategy == "stream" else commit
+
+
+def lost_bitmaps(fold: FoldFacts, strategy: str) -> tuple[str, ...]:
+    """The names of dirty bitmaps that would be lost this way."""
+    after = fold.bitmaps_after(strategy)
+    return tuple(one.name for one in after if one.fate is Fate.LOST)

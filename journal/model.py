@@ -140,6 +140,18 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class BitmapPlan:
+    """What becomes of the dirty bitmaps of one name when images become one.
+
+    ``fate`` is ``stays``, ``carried`` or ``broken``; see `states.bitmaps`.
+    """
+
+    name: str
+    fate: str
+    recording: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FoldPlan:
     """What a deletion does on one disk: some images of a chain become one.
 
@@ -169,6 +181,7 @@ class FoldPlan:
     is_named: bool = True
     snapshots: tuple[str, ...] = ()
     free_bytes: int = 0
+    bitmaps: tuple[BitmapPlan, ...] = ()
 
     @property
     def layers(self) -> tuple[Image, ...]:
@@ -406,6 +419,7 @@ def _fold(data: Mapping[str, Any]) -> FoldPlan:
             "chain": tuple(_image(item) for item in data["chain"]),
             "base_stamp": FileStamp(**data["base_stamp"]),
             "snapshots": tuple(data["snapshots"]),
+            "bitmaps": tuple(BitmapPlan(**item) for item in data.get("bitmaps", ())),
         }
     )
 

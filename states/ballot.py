@@ -1,4 +1,4 @@
-"""How disks vote: flush, complete, sync, fence, look again.
+"""How disks vote: flush, complete, carry bitmaps, sync, fence, look again.
 
 Both holds are needed. `stop` alone loses writes when somebody else sends `cont`;
 PENDING alone can dead-lock QEMU on a device with synchronous I/O. While the guest
@@ -15,6 +15,7 @@ from typing import Final
 from ..journal.errors import CommandFailed, FlushFailed
 from ..journal.model import FileStamp, FoldPlan
 from .by_hand import with_votes
+from .carry_bitmaps import bitmaps_to_carry
 from .commit_per_disk import Waits, refuse_stuck
 from .context import Abandon, Context, locate
 from .hold import hold_of
@@ -109,6 +110,7 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
     voting = with_votes(ctx, folds)
     actives = tuple(fold for fold in voting if fold.is_active)
     deadline: float | None = None
+    chains = await ctx.chains(session)
     if hold_of(ctx)["stops_guest"]:
         if await session.run_state() != "running":
             raise TooMuch("somebody paused the guest just now")
@@ -119,6 +121,10 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
     if actives:
         await ctx.effects.perform(
             "complete_jobs", lambda: _complete(ctx, session, actives, deadline)
+        )
+    if bitmaps := await bitmaps_to_carry(session, voting, chains):
+        await ctx.effects.perform(
+            "carry_bitmaps", lambda: session.merge_bitmaps(bitmaps)
         )
     # QEMU flushes with fdatasync, which leaves mtimes behind: an overlay that was not
     # fsynced too would look after a power cut as if it had gone on (see `stamps`).

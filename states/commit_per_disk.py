@@ -10,6 +10,7 @@ from ..journal import runs
 from ..journal.errors import CommandFailed
 from ..journal.model import FoldPlan
 from .by_hand import completed_by_hand, with_votes
+from .carry_bitmaps import note_bitmaps
 from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
 from .ports import Job, LiveChain, Session
 
@@ -116,6 +117,8 @@ async def _ensure_job(
                 lambda: session.set_writable(relinked, True),
                 intent=_of(fold),
             )
+
+    await note_bitmaps(ctx, session, fold, chain)
 
     def noted(_: None) -> Unit | None:
         if ctx.fold_state(fold.target) != "planned":

@@ -49,6 +49,14 @@ REOPEN_ABOVE: Final = Step(
     Recovery.REPEAT,
     undone_by="restore_read_only",
 )
+NOTE_BITMAPS: Final = Step(
+    "note_bitmaps",
+    "keeps what the dirty bitmaps of the base have noted, in bitmaps that QEMU forgets"
+    " at its end; nothing when no image of the fold has any",
+    "bitmaps of the deletion's name in a QEMU",
+    Recovery.REPEAT,
+    undone_by="restore_bitmaps",
+)
 START_JOB: Final = Step(
     "start_job",
     "starts `block-commit` or `block-stream` with auto-finalize and auto-dismiss"
@@ -101,6 +109,15 @@ BALLOT: Final = (
         "drained jobs: top and base are equal",
         Recovery.OBSERVE,
         undone_by="release_votes",
+        covered_by="hold",
+    ),
+    Step(
+        "carry_bitmaps",
+        "makes the bitmaps of every image that survives what they are to be, in one"
+        " transaction, while the jobs are PENDING; nothing when there are none",
+        "bitmaps of a base that have too much, or one that is not there otherwise",
+        Recovery.REPEAT,
+        undone_by="restore_bitmaps",
         covered_by="hold",
     ),
     Step(
@@ -187,6 +204,7 @@ DELETION: Final = Declaration(
             " QEMU gone: plans again from the chain, which is whole.",
             steps=(
                 REOPEN_ABOVE,
+                NOTE_BITMAPS,
                 START_JOB,
                 RESUME_JOB,
                 DISMISS_JOBS,
@@ -257,8 +275,9 @@ DELETION: Final = Declaration(
                 ),
                 Step(
                     "close_images",
-                    "dismisses the jobs, drops the nodes of superseded images, and"
-                    " reopens images below the active one read-only",
+                    "dismisses the jobs, drops the nodes of superseded images, forgets"
+                    " the notes of bitmaps, and reopens images below the active one"
+                    " read-only",
                     "nodes of images that nothing uses, or an image below the active"
                     " one that is still open for writing; nothing writes to it",
                     Recovery.REPEAT,
@@ -266,6 +285,7 @@ DELETION: Final = Declaration(
                 START_HELPER,
                 OPEN_IMAGES,
                 REOPEN_ABOVE,
+                NOTE_BITMAPS,
                 START_JOB,
                 RESUME_JOB,
                 DISMISS_JOBS,
@@ -347,6 +367,13 @@ DELETION: Final = Declaration(
                     "cancel_jobs",
                     "cancels the jobs, waits for their end and forgets them",
                     "jobs that end by themselves",
+                    Recovery.REPEAT,
+                ),
+                Step(
+                    "restore_bitmaps",
+                    "makes the bitmaps of the bases as they were before the jobs, and"
+                    " forgets the notes of them",
+                    "bitmaps of a base that have too much",
                     Recovery.REPEAT,
                 ),
                 Step(

@@ -10,6 +10,7 @@ from ..journal import runs
 from ..journal.errors import CommandFailed
 from ..journal.model import FoldPlan
 from .ballot import TooMuch, flush_copied, take_votes, wait_for_room
+from .carry_bitmaps import forget_notes
 from .commit_per_disk import converge, forget_jobs, has_ended
 from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
 from .hold import (
@@ -232,6 +233,8 @@ async def _close(ctx: Context, session: Session) -> None:
     opened = await session.open_images(ctx.aliases())
     if superseded := [image for image in opened if image.file in old]:
         await session.drop(superseded)
+    kept = {fold.survivor.file for fold in ctx.plan.folds}
+    await forget_notes(session, [image for image in opened if image.file in kept])
     if not session.is_helper:
         await restore_read_only(ctx, session, ctx.plan.folds)
 

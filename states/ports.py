@@ -157,7 +157,11 @@ class Session(Protocol):
         """QEMU's run state: ``running``, ``paused``, ``prelaunch`` and so on."""
 
     async def chains(self, aliases: Mapping[str, str]) -> tuple[LiveChain, ...]:
-        """Every device's chain; ``aliases`` maps old file names to new ones."""
+        """Every device's chain; ``aliases`` maps old file names to new ones.
+
+        A stream of ours that has concluded may be forgotten by this, and by every
+        other look at the images.
+        """
 
     async def open_images(self, aliases: Mapping[str, str]) -> tuple[LiveImage, ...]:
         """Every image that this QEMU has open, in a chain or not."""
@@ -185,8 +189,10 @@ class Session(Protocol):
     async def flush(self, image: LiveImage) -> None:
         """Make durable what QEMU has written into an image."""
 
-    async def bitmaps(self, image: LiveImage) -> tuple[Bitmap, ...]:
-        """The dirty bitmaps of an image of the graph; those without a name left out."""
+    async def bitmaps(
+        self, images: Sequence[LiveImage]
+    ) -> tuple[tuple[Bitmap, ...], ...]:
+        """The dirty bitmaps of each of these images; those without a name left out."""
 
     async def merge_bitmaps(self, wanted: Sequence[MergedBitmap]) -> None:
         """Make these bitmaps, or change them: all or none. Safe to repeat.

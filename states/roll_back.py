@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from sqlite_utils import Database
 
 from ..journal import catalog, runs
-from ..journal.errors import OutcomeUnknown
+from ..journal.errors import CommandFailed, OutcomeUnknown
+from ..journal.model import FoldPlan
 from .by_hand import completed_by_hand
+from .carry_bitmaps import has_notes, restore_bitmaps
 from .commit_per_disk import forget_jobs
 from .context import Context, Move, Position, Stuck, Unit, locate
 from .frozen_images import invalid_reason, written_images
 from .hold import release_votes
-from .ports import Session
+from .ports import LiveChain, Session
 from .read_only import restore_read_only
 from .start_paused import end_helper
 
@@ -31,6 +33,7 @@ async def roll_back(ctx: Context) -> Move:
     if session is not None:
         await _refuse_to_lose(ctx, session)
         await ctx.effects.perform("cancel_jobs", lambda: _cancel(ctx, session))
+        await _restore_bitmaps(ctx, session)
         if not session.is_helper:
             await ctx.effects.perform(
                 "restore_read_only", lambda: _restore_read_only(ctx, session)
@@ -119,9 +122,37 @@ async def _cancel(ctx: Context, session: Session) -> None:
     await forget_jobs(session, ctx.plan.folds)
 
 
+async def _restore_bitmaps(ctx: Context, session: Session) -> None:
+    """What cannot be restored has too much, which is told and does no harm."""
+    noted = [
+        (fold, chain)
+        for fold, chain in await _whole(ctx, session)
+        if await has_notes(session, fold, chain)
+    ]
+    if not noted:
+        return
+
+    async def restore() -> None:
+        for fold, chain in noted:
+            try:
+                await restore_bitmaps(session, fold, chain)
+            except CommandFailed as error:
+                await ctx.effects.alarm(f"bitmaps of {fold.base.path}: {error.what}")
+
+    await ctx.effects.perform("restore_bitmaps", restore)
+
+
 async def _restore_read_only(ctx: Context, session: Session) -> None:
-    """Only where the old chain is whole: anything else is somebody's work."""
-    chains = await ctx.chains(session)
-    folds = ctx.plan.folds
-    whole = [fold for fold in folds if locate(chains, fold)[1] is Position.ON_TOP]
+    whole = [fold for fold, _ in await _whole(ctx, session)]
     await restore_read_only(ctx, session, whole)
+
+
+async def _whole(ctx: Context, session: Session) -> list[tuple[FoldPlan, LiveChain]]:
+    """Folds whose old chain is whole: anything else is somebody's work."""
+    chains = await ctx.chains(session)
+    found = [(fold, *locate(chains, fold)) for fold in ctx.plan.folds]
+    return [
+        (fold, chain)
+        for fold, chain, position in found
+        if chain is not None and position is Position.ON_TOP
+    ]

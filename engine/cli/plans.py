@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from ...journal.model import FoldPlan, Plan
     from ..api import Engine
 
+#: What becomes of a dirty bitmap.
+_FATES = {
+    "stays": "stays in the image that survives",
+    "carried": "is carried into the image that survives",
+    "broken": "is inconsistent already",
+}
+
 DomainName = Annotated[str, typer.Argument(metavar="DOMAIN", help="The domain.")]
 SnapshotName = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="The snapshot.")]
 IgnoreLibvirt = Annotated[
@@ -122,6 +129,8 @@ def _describe_fold(fold: FoldPlan, power: str) -> Iterator[str]:
         yield f"  link     {fold.relinked.path} will be based on {to}"
     yield f"  undo     {records.undo(fold)}"
     yield f"  guest    {records.guest(fold, power)}"
+    for bitmap in fold.bitmaps:
+        yield f"  bitmap   {bitmap.name} {_FATES[bitmap.fate]}"
 
 
 def _describe_tree(found: Plan, target: str) -> Iterator[str]:

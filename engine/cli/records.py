@@ -120,6 +120,10 @@ def _fold_plan(fold: FoldPlan, power: str) -> dict[str, Any]:
         "guest": guest(fold, power),
         "before": before,
         "after": after(fold),
+        "bitmaps": [
+            {"name": one.name, "fate": one.fate, "recording": one.recording}
+            for one in fold.bitmaps
+        ],
     }
 
 

@@ -7,7 +7,7 @@ holds the blocks 2d to 2d+2 before any bitmap is made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,12 @@ from backfold.engine.images import QemuImages
 from backfold.journal.errors import CommandFailed
 from backfold.journal.model import Image
 from backfold.states.ports import (
-    Bitmap,
     Hypervisor,
     ImageHeader,
     Images,
     LiveImage,
     MergedBitmap,
+    Session,
 )
 from contract.qemu_world import (
     BLOCK,
@@ -34,8 +34,9 @@ from contract.qemu_world import (
 from contract.test_hypervisor_contract import JOB, attached, new_helper, opened
 
 
-def shown(bitmaps: Sequence[Bitmap]) -> dict[str, tuple[int, bool, bool]]:
+async def seen(session: Session, image: LiveImage) -> dict[str, tuple[int, bool, bool]]:
     """Name to dirty blocks, whether it records, whether it is inconsistent."""
+    (bitmaps,) = await session.bitmaps([image])
     return {
         one.name: (one.dirty // BLOCK, one.recording, one.inconsistent)
         for one in bitmaps
@@ -87,7 +88,7 @@ class BitmapsContract:
             async with new_helper(hypervisor) as (_, session):
                 live = await opened(session, chain, *chain)
                 top, base = live.images
-                assert shown(await session.bitmaps(top)) == {
+                assert await seen(session, top) == {
                     "both": (1, True, False),
                     "upper": (1, True, False),
                 }
@@ -97,7 +98,7 @@ class BitmapsContract:
                 await reach(session, JOB, "ready")
                 await session.complete(JOB)
                 await reach(session, JOB, "pending")
-                assert shown(await session.bitmaps(base))["both"][0] > 2
+                assert (await seen(session, base))["both"][0] > 2
                 parts = (base, "before"), (top, "both")
                 carried = [
                     to_be(base, "both", *parts, recording=True, anew=True),
@@ -107,7 +108,7 @@ class BitmapsContract:
                 back = to_be(base, "both", parts[0], recording=True, anew=True)
                 await session.merge_bitmaps([back])
                 await session.remove_bitmaps(base, ["upper", "unknown"])
-                assert shown(await session.bitmaps(base)) == {
+                assert await seen(session, base) == {
                     "both": (1, True, False),
                     "before": (1, False, False),
                 }
@@ -119,13 +120,13 @@ class BitmapsContract:
                 await session.drop([top])
                 await session.remove_bitmaps(base, ["before"])
                 await session.quit()
-            assert shown_stored(await images.header(chain[1].path, "qcow2")) == {
+            assert stored(await images.header(chain[1].path, "qcow2")) == {
                 "both": (True, False),
                 "upper": (True, False),
             }
             async with new_helper(hypervisor) as (_, session):
                 live = await opened(session, chain[1:])
-                assert shown(await session.bitmaps(live.images[0])) == {
+                assert await seen(session, live.images[0]) == {
                     "both": (2, True, False),
                     "upper": (1, True, False),
                 }
@@ -153,7 +154,7 @@ class BitmapsContract:
                 carried = to_be(base, "middle", *parts, recording=True)
                 await session.merge_bitmaps([carried])
                 # M and O hold the blocks 2 to 6.
-                assert shown(await session.bitmaps(base)) == {
+                assert await seen(session, base) == {
                     "copied": (5, True, False),
                     "middle": (5, True, False),
                 }
@@ -163,7 +164,7 @@ class BitmapsContract:
                 await session.dismiss(JOB)
                 await session.drop(live.images[1:3])
                 await session.remove_bitmaps(base, ["copied"])
-                assert shown_stored(await images.header(chain[3].path, "qcow2")) == {
+                assert stored(await images.header(chain[3].path, "qcow2")) == {
                     "middle": (True, False)
                 }
 
@@ -178,7 +179,7 @@ class BitmapsContract:
             world.write_block(chain[0], 10)
             async with new_helper(hypervisor) as (_, session):
                 (image,) = (await opened(session, chain, *chain)).images
-                before = await session.bitmaps(image)
+                before = await session.bitmaps([image])
                 with pytest.raises(CommandFailed):
                     await session.merge_bitmaps(
                         [
@@ -187,7 +188,7 @@ class BitmapsContract:
                             to_be(image, "other", (image, "missing")),
                         ]
                     )
-                assert await session.bitmaps(image) == before
+                assert await session.bitmaps([image]) == before
 
         asyncio.run(scenario())
 
@@ -201,15 +202,15 @@ class BitmapsContract:
             async with new_helper(hypervisor) as (record, session):
                 await opened(session, chain, chain[0])
                 world.kill(record)
-            assert shown_stored(await images.header(chain[0].path, "qcow2")) == {
+            assert stored(await images.header(chain[0].path, "qcow2")) == {
                 "both": (False, True)
             }
-            assert shown_stored(await images.header(chain[1].path, "qcow2")) == {
+            assert stored(await images.header(chain[1].path, "qcow2")) == {
                 "both": (True, False)
             }
             async with new_helper(hypervisor) as (_, session):
                 top, base = (await opened(session, chain, *chain)).images
-                assert shown(await session.bitmaps(top)) == {"both": (0, False, True)}
+                assert await seen(session, top) == {"both": (0, False, True)}
                 with pytest.raises(CommandFailed):
                     await session.merge_bitmaps([to_be(base, "both", (top, "both"))])
 
@@ -227,12 +228,10 @@ class BitmapsContract:
                 plan = world.overlay(chain[0])
                 await session.switch_to_overlays([(plan, base)])
                 overlay, base = (await only_chain(session)).images
-                assert shown(await session.bitmaps(overlay)) == {
-                    "nightly": (1, True, False)
-                }
-                assert shown(await session.bitmaps(base))["nightly"][0] == 1
+                assert await seen(session, overlay) == {"nightly": (1, True, False)}
+                assert (await seen(session, base))["nightly"][0] == 1
             # The frozen image is closed to all writes, with its bitmaps.
-            assert shown_stored(await images.header(chain[0].path, "qcow2")) == {
+            assert stored(await images.header(chain[0].path, "qcow2")) == {
                 "nightly": (True, False),
                 "closed": (False, False),
             }
@@ -253,7 +252,7 @@ class BitmapsContract:
             overlay = Image(plan.overlay, "qcow2", file, base.virtual_size)
             async with new_helper(hypervisor) as (_, session):
                 live = await opened(session, [overlay, base])
-                assert shown(await session.bitmaps(live.images[0])) == {
+                assert await seen(session, live.images[0]) == {
                     "nightly": (1, True, False)
                 }
 
@@ -267,7 +266,7 @@ def add_bitmaps_for_a_snapshot(world: QemuWorld, image: Image) -> None:
     world.add_bitmap(image, "closed", recording=False)
 
 
-def shown_stored(header: ImageHeader) -> dict[str, tuple[bool, bool]]:
+def stored(header: ImageHeader) -> dict[str, tuple[bool, bool]]:
     """Name to whether it records and whether it is inconsistent, by the header."""
     return {one.name: (one.recording, one.inconsistent) for one in header.bitmaps}
 

@@ -1087,6 +1087,29 @@ class TestQemuHypervisor(HypervisorContract):
 
         asyncio.run(scenario())
 
+    # --- streams
+
+    def test_stream_of_a_stranger_does_not_crash_qemu(
+        self, hypervisor: Hypervisor, world: QemuWorld
+    ) -> None:
+        async def scenario() -> None:
+            chain = world.chain("B", "D")
+            async with attached(hypervisor, world.domain(chain)) as session:
+                live = await only_chain(session)
+                await raw(session).execute(
+                    "block-stream",
+                    job_id="theirs",
+                    device=live.root,
+                    auto_dismiss=False,
+                )
+                await reach(session, "theirs", "concluded")
+                with pytest.raises(CommandFailed, match="theirs"):
+                    await session.chains({})
+                await session.dismiss("theirs")
+                assert files(await only_chain(session)) == [chain[0].file]
+
+        asyncio.run(scenario())
+
     # --- faults
 
     def test_flush_that_fails_is_told(

@@ -26,7 +26,7 @@ from crash import proof
 from crash.forks import Ended, Say, forked
 from crash.nursery import Nursery
 from crash.points import MOST, Point, Watch
-from crash.scenarios import Scenario, named
+from crash.scenarios import BITMAP, Scenario, named
 from crash.stage import Copied, Wardrobe
 from real.scene import DOMAIN
 
@@ -276,6 +276,8 @@ def _play(case: Case, play: Play, outcome: Outcome) -> None:
         if case.who != "engine":
             outcome.faults.append("QEMU lives")
         outcome.faults += proof.of_living(play.scene, case.scenario.power, before)
+        if case.scenario.told == "noted":
+            outcome.faults += proof.of_bitmap(play.scene, BITMAP)
         play.scene.machine.kill()
     leaks = case.who != "engine" or case.scenario.told is not None
     outcome.writes, faults = asyncio.run(

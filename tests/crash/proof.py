@@ -45,6 +45,28 @@ def of_living(scene: Copied, power: str, before: int) -> Faults:
     return faults
 
 
+def of_bitmap(scene: Copied, name: str) -> Faults:
+    """The living disk has its bitmap, and nothing of ours is left beside it."""
+    bitmaps = {
+        node["node-name"]: node.get("dirty-bitmaps", [])
+        for node in scene.machine.qmp("query-named-block-nodes", flat=True)
+    }
+    active = [
+        device["inserted"]["node-name"]
+        for device in scene.machine.qmp("query-block")
+        if device.get("inserted") and device["inserted"]["drv"] == "qcow2"
+    ]
+    faults = []
+    for node in active:
+        found = [b for b in bitmaps[node] if b.get("name") == name]
+        if not found or not found[0]["recording"] or found[0].get("inconsistent"):
+            faults.append(f"LOST: the bitmap of {node} is {found}")
+    named = {b["name"] for each in bitmaps.values() for b in each if "name" in b}
+    if left := named - {name}:
+        faults.append(f"bitmaps are left: {sorted(left)}")
+    return faults
+
+
 async def of_dead(
     scene: Copied, run: str, gone: str, leaks: bool
 ) -> tuple[int, Faults]:

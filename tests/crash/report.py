@@ -19,6 +19,10 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "pivot.reopen_above": "somebody boots the old chain by hand after the decision",
     "pivot.annul": "a COMMIT that fails, written by the error path outside of steps:"
     " `tests/unit/test_runner.py`",
+    "roll_back.restore_bitmaps": "only a roll back comes there:"
+    " `tests/real/test_bitmaps.py`, and the cascades of `running-newest-1-noted`",
+    "pivot.note_bitmaps": "a disk with bitmaps that is folded again",
+    "pivot.carry_bitmaps": "the same",
     "start_paused.replan": "somebody boots the domain while the helper starts:"
     " `tests/real/test_interference.py`",
 }

@@ -16,6 +16,8 @@ from typing import Final
 from crash.points import Point
 from crash.stage import Copied
 
+#: What backups note in, in the story that tells of them.
+BITMAP: Final = "nightly"
 #: Which of s1, s2 and s3 is deleted. Above the first one there is an overlay that
 #: is not the active image, and that has to be reopened for writing.
 GONE: Final = {"newest": "s3", "middle": "s2", "first": "s1"}
@@ -48,6 +50,16 @@ def _link(scene: Copied) -> None:
     """Give the active image a second name, so that a fence would not fence it."""
     source = scene.first_disks[0].source
     os.link(source, scene.folder / "second-name")
+
+
+def _begin_backups(scene: Copied) -> None:
+    """A backup program makes a bitmap of each disk."""
+    for device in scene.machine.qmp("query-block"):
+        inserted = device.get("inserted")
+        if inserted and inserted["drv"] == "qcow2":
+            bitmap = {"name": BITMAP, "persistent": True}
+            node = inserted["node-name"]
+            scene.machine.qmp("block-dirty-bitmap-add", node=node, **bitmap)
 
 
 STORIES: Final[Mapping[str, Story]] = {
@@ -85,6 +97,11 @@ STORIES: Final[Mapping[str, Story]] = {
         Point.parse("commit_per_disk.start_job.noted"),
         _kill,
         "a plan that is not true any more: replan, and a helper",
+    ),
+    "noted": Story(
+        Point.parse("validate.accept.noted"),
+        _begin_backups,
+        "a bitmap that backups need: note_bitmaps, carry_bitmaps",
     ),
 }
 
@@ -131,6 +148,7 @@ SCENARIOS: Final = (
     Scenario("running", "newest", 1, "refused"),
     Scenario("running", "middle", 1, "gone"),
     Scenario("running", "newest", 1, "died"),
+    Scenario("running", "newest", 1, "noted"),
 )
 
 

@@ -38,6 +38,8 @@ GROUPS = {
         running-newest-1 both resume update_metadata.record.noted once
         running-newest-1 engine roll_back vote.decide.noted once
         running-newest-1 engine roll_back vote.fence.done cascade
+        running-newest-1-noted engine resume vote.carry_bitmaps.done once
+        running-newest-1-noted engine roll_back vote.carry_bitmaps.done once
     """,
     "links in the middle of their chains": """
         running-middle-2 engine resume commit_per_disk.start_job.done once

@@ -213,11 +213,6 @@ async def internal_in_top(scene: Scene) -> set[str]:
     return {"internal_snapshot"}
 
 
-async def bitmap_in_top(scene: Scene) -> set[str]:
-    qemu_img("bitmap", "--add", await image(scene, "vda", 0), "backup")
-    return {"dirty_bitmaps"}
-
-
 async def smaller_overlay(scene: Scene) -> set[str]:
     active = await image(scene, "vda", 0)
     qemu_img("resize", "-q", "-f", "qcow2", "--shrink", active, "8M")
@@ -305,7 +300,6 @@ async def external_data(scene: Scene) -> set[str]:
         overlay_of_active,
         internal_in_base,
         internal_in_top,
-        bitmap_in_top,
         smaller_overlay,
         second_name,
         defined_in_libvirt,

@@ -12,6 +12,7 @@ import json
 import re
 from typing import Any, Final
 
+from .bitmaps import Dirts
 from .engine import Journal
 from .world import World
 
@@ -63,6 +64,7 @@ def canonical(world: World, journal_said: str) -> str:
                 rank(file.safe_clusters),
                 order[file.mtime],
                 order[file.safe_mtime],
+                *_noted(file.bitmaps),
             )
             for file in files.inodes.values()
         ],
@@ -82,7 +84,10 @@ def canonical(world: World, journal_said: str) -> str:
     ]
     for qemu in world.qemus.values():
         nodes = [
-            (n.name, n.filename, n.below, n.read_only, rank(n.memory))
+            (
+                *(n.name, n.filename, n.below, n.read_only, rank(n.memory)),
+                *_noted(n.bitmaps),
+            )
             for n in qemu.nodes.values()
         ]
         tasks = [
@@ -94,6 +99,13 @@ def canonical(world: World, journal_said: str) -> str:
         ]
         lines.append((qemu.is_helper, qemu.run_state, nodes, qemu.devices, tasks))
     return hashlib.blake2b(repr(lines).encode(), digest_size=12).hexdigest()
+
+
+def _noted(bitmaps: Dirts) -> tuple[Any, ...]:
+    return tuple(
+        (name, dirt.recording, dirt.inconsistent, sorted(dirt.clusters))
+        for name, dirt in bitmaps.items()
+    )
 
 
 def _ranks(world: World) -> Any:

@@ -200,12 +200,17 @@ class SimSession:
 
         self._do("flush", flush)
 
-    async def bitmaps(self, image: LiveImage) -> tuple[Bitmap, ...]:
-        """The dirty bitmaps of an image."""
+    async def bitmaps(
+        self, images: Sequence[LiveImage]
+    ) -> tuple[tuple[Bitmap, ...], ...]:
+        """The dirty bitmaps of each of these images; no moment where none has any."""
+        if not any(node.bitmaps for node in self._qemu.nodes.values()):
+            self._connected()
+            return tuple(() for _ in images)
 
-        def look() -> tuple[Bitmap, ...]:
-            found = self._node(image).bitmaps
-            return tuple(dirt.shown(name) for name, dirt in found.items())
+        def look() -> tuple[tuple[Bitmap, ...], ...]:
+            found = [self._node(image).bitmaps.items() for image in images]
+            return tuple(tuple(d.shown(n) for n, d in items) for items in found)
 
         return self._ask("bitmaps", look)
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 from backfold.journal import catalog, runs
 
+from .bitmaps import Dirt
 from .play import Play
 from .scenes import DOMAIN
-from .world import Content, World
+from .world import BITMAP, Content, World
 
 
 class Violation(AssertionError):
@@ -27,6 +28,7 @@ def judge(play: Play, meddled: bool = False) -> None:
     world = play.world
     if _is_unproved(play):
         return
+    _nothing_unnoted(play)
     if world.domain is not None:
         for target in world.domain.devices:
             _complete(world, target, world.seen_by_guest(target), "the running guest")
@@ -96,6 +98,31 @@ def _complete(world: World, target: str, found: Content | None, where: str) -> N
     lost = {c: (found[c], v) for c, v in wanted.items() if found[c] != v}
     if lost:
         raise Violation(f"{target}: {len(lost)} writes are not in {where}: {lost}")
+
+
+def _nothing_unnoted(play: Play) -> None:
+    """A bitmap that looks sound has everything that was written since it was made.
+
+    One that is not there, or inconsistent, is a loss that backups notice.
+    """
+    world = play.world
+    if world.noted is None:
+        return
+    found: dict[str, Dirt | None] = {}
+    if world.domain is not None:
+        for target, root in world.domain.devices.items():
+            found[target] = world.domain.nodes[root].bitmaps.get(BITMAP)
+    else:
+        for disk in play.sources():
+            if (file := world.files.file(disk.source)) is not None:
+                found[disk.target] = file.bitmaps.get(BITMAP)
+    for target, dirt in found.items():
+        if dirt is None or dirt.inconsistent:
+            continue
+        if missing := world.noted[target] - dirt.clusters:
+            raise Violation(f"{target}: writes to {sorted(missing)} are not noted")
+        if not dirt.recording:
+            raise Violation(f"{target}: writes are not noted any more")
 
 
 def _by_hand(play: Play) -> Iterator[tuple[str, str]]:

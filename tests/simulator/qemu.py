@@ -297,7 +297,6 @@ class Qemu:
         )
         file.mtime = now
         relinked.below = below
-        self._end_stream(task)
 
     def cancel(self, job: str) -> None:
         """`job-cancel`, allowed in PENDING too. The base stays writable."""
@@ -306,13 +305,6 @@ class Qemu:
             raise No(f"job-cancel: Job '{job}' in state '{task.status}'")
         task.status, task.error = "aborting", "Operation canceled"
         task.stuck = None
-        self._end_stream(task)
-
-    @staticmethod
-    def _end_stream(task: Task) -> None:
-        """A stream makes its target writable itself, and dies making it read-only."""
-        if task.is_stream and task.was_read_only:
-            raise Crash
 
     def resume(self, job: str) -> None:
         """`job-resume` after an I/O error."""

@@ -30,6 +30,8 @@ class Scene:
     order: str = "delete"
     #: The snapshot has no disk of its own, as one of the memory alone.
     bare: bool = False
+    #: Backups began before the first snapshot.
+    backed_up: bool = False
 
 
 SCENES: Final = {
@@ -49,6 +51,8 @@ SCENES: Final = {
         Scene("running-create-2", "running", disks=2, snapshots=1, order="create"),
         Scene("off-create", "off", snapshots=1, order="create"),
         Scene("off-bare", "off", bare=True),
+        Scene("running-backed-up", "running", backed_up=True),
+        Scene("off-backed-up", "off", delete="s1", backed_up=True),
     )
 }
 
@@ -66,6 +70,8 @@ def build(
     world.wanted = "paused"
     assert world.boot_domain(sources) is None
     _write(world, 0)
+    if scene.backed_up:
+        world.begin_backups()
     journal = Journal(new_journal())
 
     async def prepare() -> None:

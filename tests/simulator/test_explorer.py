@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from simulator.bitmaps import Dirt
 from simulator.explorer import ALL_KILLS, Explorer
 from simulator.history import Schedule, shrink
+from simulator.life import Quiet
 from simulator.quiet import silence
+from simulator.world import BITMAP
 
 
 @pytest.fixture
@@ -28,6 +31,26 @@ def test_one_kill_at_every_moment_loses_nothing(explorer: Explorer, scene: str) 
 
     assert explorer.tally.failures == []
     assert len(explorer.tally.states) > 50
+
+
+@pytest.mark.parametrize("scene", ["running-backed-up", "off-backed-up"])
+def test_bitmaps_have_exactly_what_was_written(explorer: Explorer, scene: str) -> None:
+    """Unless a QEMU is killed: then they are lost, and never silently wrong."""
+    play = explorer.host(scene)
+
+    assert play.first(Quiet()).how == "done"
+
+    domain, world = play.world.domain, play.world
+    (disk,) = play.sources()
+    file = world.files.file(disk.source)
+    assert file is not None and world.noted is not None
+    holder = domain.nodes[domain.devices["vda"]] if domain else file
+    assert holder.bitmaps == {BITMAP: Dirt(clusters=world.noted["vda"])}
+    play.journal.close()
+
+    explorer.every(explorer.start(scene), 1, ("kill", "kill-both-boot"))
+
+    assert explorer.tally.failures == []
 
 
 def test_a_schedule_is_text_and_the_same_history_each_time(explorer: Explorer) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 from backfold.journal.model import FileId
 from backfold.states.watch import Watch
 
+from .bitmaps import Dirt
 from .files import CLUSTER, Files, Header
 from .qemu import Node, Qemu
 
@@ -21,6 +22,8 @@ MONITOR: Final = "/run/web.sock"
 #: Clusters of a disk; the guest writes them one after the other.
 CLUSTERS: Final = 5
 MILLISECOND: Final = 1_000_000
+#: The bitmap that backups use, if they do.
+BITMAP: Final = "nightly"
 #: What a disk holds: cluster to value, 0 where nothing was written.
 Content = dict[int, int]
 
@@ -41,6 +44,8 @@ class World:
         #: What the guest had written when the last snapshot was taken.
         self.switched: dict[str, Content] = {}
         self.writes = 0
+        #: Clusters written since a backup made its bitmap, by disk; None: it has not.
+        self.noted: dict[str, set[int]] | None = None
         #: The run state that the operator left the domain in; ``off`` for none.
         self.wanted = "off"
         #: An operator stopped it in a hold: whose `stop` came last is not to be told.
@@ -71,6 +76,8 @@ class World:
         other.qemus = {pid: qemu.copy() for pid, qemu in self.qemus.items()}
         other.acknowledged = {t: c.copy() for t, c in self.acknowledged.items()}
         other.frozen = self.frozen.copy()
+        if self.noted is not None:
+            other.noted = {target: c.copy() for target, c in self.noted.items()}
         return other
 
     # Time
@@ -210,6 +217,13 @@ class World:
             name = self.backing_path(name, file.header)
         return {cluster: found.get(cluster, 0) for cluster in range(clusters)}
 
+    def begin_backups(self) -> None:
+        """A backup program makes a bitmap of each disk of the living domain."""
+        assert self.domain is not None
+        self.noted = {target: set() for target in self.domain.devices}
+        for root in self.domain.devices.values():
+            self.domain.nodes[root].bitmaps[BITMAP] = Dirt()
+
     def seen_by_guest(self, target: str) -> Content | None:
         """What the living guest reads from a disk; None when it does not live."""
         qemu = self.domain
@@ -225,6 +239,8 @@ class World:
         if qemu.guest_write(self.files, target, cluster, value, self.now):
             self.writes = value
             self.acknowledged[target][cluster] = value
+            if self.noted is not None:
+                self.noted[target].add(cluster)
 
     def _guest_goes_on(self, qemu: Qemu) -> None:
         """It writes to one disk after the other, one cluster after the other."""
