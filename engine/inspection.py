@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..journal.model import Disk, Snapshot, SnapshotDisk
-from .facts import ChainFacts
+from .facts import ChainFacts, unsupported
 from .inspection_facts import InspectionFacts
 from .inspection_files import FILE_CHECKS
 from .inspection_findings import Finding
@@ -97,16 +97,42 @@ def images_are_sound(facts: InspectionFacts) -> Iterator[Finding]:
         )
 
 
+def images_are_supported(facts: InspectionFacts) -> Iterator[Finding]:
+    """Backfold could open every image, with its data file."""
+    for image in facts.images.values():
+        if (reason := unsupported(image.header)) is not None:
+            message, remedy = reason
+            yield Finding(
+                "unsupported_image",
+                "warning",
+                message,
+                "A deletion that has to open it is refused. An image without its data"
+                " file holds nothing.",
+                remedy,
+                image=image.path,
+            )
+
+
 def links_are_as_recorded(facts: InspectionFacts) -> Iterator[Finding]:
     """Each chain leads to the frozen image that the catalog has below its start."""
     current = next((s.name for s in facts.snapshots if s.current), None)
     for disk in facts.domain.disks:
+        if disk.source in facts.not_ours and not _has_labels(facts, disk):
+            continue  # A disk that was attached later, under a former one's target.
         yield from _link(facts, disk.source, disk.target, current, None)
     for snapshot in facts.snapshots:
         for entry in snapshot.disks:
             yield from _link(
                 facts, entry.frozen, entry.target, snapshot.parent, snapshot.name
             )
+
+
+def _has_labels(facts: InspectionFacts, disk: Disk) -> bool:
+    """Whether a frozen image is in the chain of a disk."""
+    entries = [entry for s in facts.snapshots if (entry := s.disk(disk.target))]
+    frozen = [facts.chains[entry.frozen].images[:1] for entry in entries]
+    chain = facts.chains[disk.source]
+    return any(chain.index(image.file) is not None for f in frozen for image in f)
 
 
 def _link(
@@ -319,6 +345,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     monitor_answers,
     chains_are_whole,
     images_are_sound,
+    images_are_supported,
     links_are_as_recorded,
     qemu_has_the_same_chains,
     nobody_else_uses_images,

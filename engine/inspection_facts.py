@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from sqlite_utils import Database
+
 from ..journal import catalog, inspections, runs
 from ..journal.errors import CommandFailed, MonitorBusy, Reason
 from ..journal.inspections import FinishedOrOpen
 from ..journal.model import Domain, FileId, Snapshot
 from ..states.ports import ImageHeader, ImageUser, LiveChain
-from .facts import ChainFacts
+from .facts import ChainFacts, unsupported
 from .helper import helper_behind, helper_sockets
 from .inspection_folders import Stray, strays
 from .reader import Reader
@@ -60,6 +62,7 @@ class InspectionFacts:
     ``chains`` are by the path of their first image: active, frozen and kept images.
     ``dependents`` are by file. ``gone`` are entries of the catalog that nothing
     refers to, whose files are gone, and that no chain of any domain names.
+    ``not_ours`` are active images that no snapshot made.
     """
 
     domain: Domain
@@ -78,6 +81,7 @@ class InspectionFacts:
     runs: Mapping[str, FinishedOrOpen]
     finished_overlays: frozenset[str]
     gone: tuple[str, ...]
+    not_ours: frozenset[str]
 
     @property
     def power(self) -> str:
@@ -138,6 +142,7 @@ class _Reading:
             runs=known,
             finished_overlays=frozenset(await read(inspections.finished_overlays)),
             gone=tuple(await self._gone(folders)),
+            not_ours=await read(self._not_ours),
         )
 
     def _left(
@@ -150,6 +155,10 @@ class _Reading:
             row = known.get(run)
             if row is not None and row.domain == self.name and row.finished:
                 yield LeftSocket(path, run, helper_behind(path))
+
+    def _not_ours(self, db: Database) -> frozenset[str]:
+        paths = [disk.source for disk in self.domain.disks]
+        return frozenset(path for path in paths if not catalog.is_ours(db, path))
 
     async def _ask_qemu(self) -> bool:
         """Run state and chains of a living QEMU; returns whether it is busy."""
@@ -189,7 +198,7 @@ class _Reading:
             return Inspected(path, header, (), header.file in live, None)
         users = tuple(await images.users(path))
         problem = None
-        if not users and not header.data_file and not header.encrypted:
+        if not users and unsupported(header) is None:
             try:
                 problem = await images.check(path, header.format)
             except CommandFailed as error:

@@ -170,6 +170,19 @@ def test_images_based_on_ours(web: Cli, inside: Inside) -> None:
     assert set(found(inside)) == {"orphan_image newer"}
     newer.unlink()
 
+    # A target that was taken again is another disk, not a wrong link.
+    own = grow(web.folder, "fresh.qcow2")[0]
+    inside("domain", "detach", "web", "vdb")
+    inside("domain", "attach", "web", f"vdb={own}")
+    assert set(found(inside)) == {"orphan_image vdb.s2"}
+    data = web.folder / "data"
+    image = web.folder / "x.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file={data}", image, "2M")
+    inside("domain", "attach", "web", f"vdc={image}")
+    data.unlink()
+    told = found(inside)
+    assert told["unsupported_image x.qcow2"]["severity"] == "warning"
+
     # A chain that nobody recorded is worth a note.
     inside("domain", "remove", "other", "--yes")
     inside("domain", "remove", "web", "--yes")
