@@ -13,6 +13,9 @@ from .inspection_facts import InspectionFacts
 from .inspection_findings import Finding, Fix, Severity
 from .inspection_folders import Stray
 
+#: States in which runs end that have superseded images.
+_SUPERSEDING: Final = ("completed", "reverted")
+
 
 def no_orphans(facts: InspectionFacts) -> Iterator[Finding]:
     """Every image that is based on ours is known to the catalog."""
@@ -64,12 +67,13 @@ def fences_are_explained(facts: InspectionFacts) -> Iterator[Finding]:
                 )
         elif run.domain != facts.domain.name or run.finished is None:
             continue
-        elif run.state == "completed":
+        elif run.state in _SUPERSEDING:
             yield _fence(
                 "superseded_image",
                 "note",
                 stray,
-                f"was superseded by the deletion {stray.run}, and no snapshot made it",
+                f"was superseded by the {run.machine} {stray.run}, and no snapshot made"
+                " it",
                 "Its data is in the image below it since then. Backfold never removes"
                 " what it has not made.",
                 f"`{shlex.join(['rm', stray.path])}` when you do not need it.",

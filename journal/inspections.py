@@ -16,6 +16,11 @@ from .errors import UsageError
 from .runs import refuse_open
 
 _RUNS: Final = ("deletions", "creations", "reversions")
+#: Where plans have new overlays: table, list of disks, path.
+_OVERLAYS: Final = (
+    ("creations", "$.overlays", "$.overlay"),
+    ("reversions", "$.disks", "$.overlay.overlay"),
+)
 _USERS: Final = (
     "select source as path from disks union select frozen from snapshot_disks"
     " union select path from kept_images"
@@ -57,10 +62,11 @@ def finished_overlays(db: Database) -> set[str]:
     """The overlays of all runs that have made new ones, unless an open one does."""
     finished: set[str] = set()
     opened: set[str] = set()
-    for table in ("creations", "reversions"):
+    for table, disks, overlay in _OVERLAYS:
         for path, end in db.execute(
-            f"select json_extract(each.value, '$.overlay'), finished from {table},"
-            " json_each(json_extract(plan, '$.overlays')) each"
+            f"select json_extract(each.value, ?), finished from {table},"
+            " json_each(json_extract(plan, ?)) each",
+            (overlay, disks),
         ).fetchall():
             (opened if end is None else finished).add(str(path))
     return finished - opened

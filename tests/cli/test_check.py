@@ -25,6 +25,10 @@ from cli.conftest import Inside
 CHECK = ("check", "web")
 #: A run that no journal knows.
 NOBODY = "0123456789ab"
+ENDED = (
+    "insert into deletions (id, domain, snapshot, state, options, started, finished)"
+    " values ('{run}', '{domain}', 's', '{state}', '{{}}', '1', '2')"
+)
 
 
 @pytest.fixture
@@ -218,8 +222,11 @@ def test_left_overs_are_removed_when_that_is_proved_safe(
     foreign.touch()
     hypervisor = QemuHypervisor()
     helper = hypervisor.helper_socket(done)
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(helper)
+    sql(web, ENDED.format(run="00000000000d", domain="other", state="completed"))
+    of_others = hypervisor.helper_socket("00000000000d")
+    for path in (helper, of_others):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(path)
     expected = {
         "gone_image template.qcow2": "warning",
         f"left_probe {probe.name}": "note",
@@ -233,17 +240,20 @@ def test_left_overs_are_removed_when_that_is_proved_safe(
     assert severities(told) == expected
     assert (web.content(), digests(web.folder)) == before
 
-    with opened(unfinished):  # Somebody has it after all.
+    # Somebody has it after all, without any lock.
+    with unfinished.open() as file, subprocess.Popen(["sleep", "60"], stdin=file) as it:
         mended = inside.json("check", *CHECK, "--fix", status=1)
         codes = sorted(finding["code"] for finding in mended["fixed"])
         assert codes == ["gone_image", "left_probe", "left_socket"]
         (told,) = [f for f in mended["findings"] if f["image"] == str(unfinished)]
         assert "was not mended" in told["message"] and unfinished.exists()
+        it.kill()
     said = inside(*CHECK, "--fix", status=1).out
     assert f"fixed    {unfinished} is an overlay" in said
     assert set(found(inside)) == {f"unfinished_overlay {unknown.name}"}
     assert not unfinished.exists() and not probe.exists()
     assert not os.path.lexists(helper)
+    os.unlink(of_others)
     assert unknown.exists() and filled.exists() and foreign.exists()
     assert str(gone) not in "\n".join(web.content())
     unknown.unlink()
@@ -299,7 +309,10 @@ def users_bitmaps_and_the_catalog(web: Cli, inside: Inside) -> None:
         "insert into deletions (id, domain, snapshot, state, options, started)"
         " values ('00000000000c', 'web', 's1', 'validate', '{}', '1')",
     )
+    odd = web.folder / "odd.backfold-new"
+    odd.touch()  # While a run is open, nothing else is judged.
     assert set(found(inside, "--fix")) == {"deletion_open"}
+    odd.unlink()
     sql(web, "delete from deletions")
 
 
@@ -307,9 +320,7 @@ def fences_are_told_apart(web: Cli, inside: Inside, done: str, top: Path) -> Non
     """No fence is ever removed; a superseded one is of an image that is not ours."""
     sql(
         web,
-        "insert into deletions"
-        " (id, domain, snapshot, state, options, started, finished)"
-        " values ('00000000000b', 'web', 's1', 'rolled_back', '{}', '1', '2')",
+        ENDED.format(run="00000000000b", domain="web", state="rolled_back"),
     )
     for name in (
         f"vdx.s2.backfold-{done}",
