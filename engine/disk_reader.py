@@ -111,10 +111,16 @@ class DiskReader:
         tree, made = await self._as_tree(disk)
         outcome = tree.without(self.seen.names)
         picked = self._pick(outcome, disk)
-        retired = [
-            await self._retired(disk.headers[image], outcome, tree, disk, folders)
-            for image in outcome.retired
-        ]
+        retired: list[RetiredFacts] = []
+        lent: list[FileId] = []
+        for image in outcome.retired:
+            found = await self._retired(disk.headers[image], outcome, folders)
+            on_lent = any(above in lent for above in tree.dependents(image))
+            # What a disk that was taken away is based on is the operator's by now.
+            if disk.active is None and (found.strangers or on_lent):
+                lent.append(image)
+            else:
+                retired.append(found)
         stays = [image for each in outcome.segments for image in each.lower]
         if picked is not None:
             stays = [image for image in stays if image not in picked.lower]
@@ -131,7 +137,7 @@ class DiskReader:
                         if above not in outcome.retired
                     ),
                 )
-                for image in (*stays, *outcome.shared)
+                for image in (*stays, *outcome.shared, *lent)
             ),
             has_more=len(outcome.segments) > (picked is not None),
             images=_tree_images(disk, tree),
@@ -305,8 +311,6 @@ class DiskReader:
         self,
         image: ImageHeader,
         outcome: Outcome,
-        tree: DiskTree,
-        disk: _Disk,
         folders: Sequence[str],
     ) -> RetiredFacts:
         users = await self.images.users(image.path)
