@@ -195,21 +195,31 @@ class Engine:
         overlays: Mapping[str, str] | None = None,
         exclude: Collection[str] = (),
         memory: str | None = None,
+        secrets: Mapping[str, str] | None = None,
         on_event: OnEvent | None = None,
     ) -> Snapshot:
         """Take a snapshot: every disk at one instant, or none.
 
         ``memory`` is an existing file that holds the guest's memory at that instant;
         it is recorded and goes with the snapshot. With it, every disk may be left
-        out. Raises `Refused`, `UsageError`, `Busy`; `RolledBack` when it failed and
-        nothing has changed; `Interrupted` when it is open for `recover`.
+        out. ``secrets`` names, by target, the files with the keys of encrypted images;
+        their overlays are encrypted with the same key. Raises `Refused`, `UsageError`,
+        `Busy`; `RolledBack` when it failed and nothing has changed; `Interrupted` when
+        it is open for `recover`.
         """
         driver = self._driver
+        keys = await self._secrets(domain, secrets)
         with driver.new_locks() as locks:
             locked: set[FileId] = set()
             while True:
                 plan = await plan_creation(
-                    driver.reader, domain, name, overlays or {}, exclude, memory
+                    driver.reader,
+                    domain,
+                    name,
+                    overlays or {},
+                    exclude,
+                    memory,
+                    keys,
                 )
                 files = set(driver.identities(locked_by(plan)))
                 if files <= locked:
@@ -309,6 +319,7 @@ class Engine:
         snapshot: str,
         *,
         overlays: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
         ignore_libvirt: bool = False,
         image_folders: Sequence[str] = (),
     ) -> ReversionPlan:
@@ -321,6 +332,7 @@ class Engine:
             domain,
             snapshot,
             overlays or {},
+            await self._secrets(domain, secrets),
             insist=ignore_libvirt,
             image_folders=_absolute(image_folders),
         )
@@ -332,6 +344,7 @@ class Engine:
         *,
         discard: bool = False,
         overlays: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
         ignore_libvirt: bool = False,
         image_folders: Sequence[str] = (),
         on_event: OnEvent | None = None,
@@ -341,7 +354,8 @@ class Engine:
         Each disk gets a new overlay on its frozen image, and the image that it was on
         is removed if a snapshot made it and nothing else needs it. What that image
         holds is lost: without ``discard`` only empty ones are given up.
-        ``image_folders`` are searched for images that need it, too. Raises
+        ``image_folders`` are searched for images that need it, too; ``secrets`` names,
+        by target, the files with the keys of encrypted images. Raises
         `Refused` (``would_discard``, ``domain_running``, ...), `UsageError`, `Busy`;
         `RolledBack` when it failed and nothing has changed; `Interrupted` when it is
         open for `recover`.
@@ -362,6 +376,7 @@ class Engine:
                 domain,
                 snapshot,
                 overlays=overlays,
+                secrets=secrets,
                 ignore_libvirt=ignore_libvirt,
                 image_folders=image_folders,
             )
@@ -396,6 +411,7 @@ class Engine:
         strategy: str = "auto",
         image_folders: Sequence[str] = (),
         ignore_libvirt: bool = False,
+        secrets: Mapping[str, str] | None = None,
     ) -> Plan:
         """What `delete` would do first. Takes no lock, writes nothing.
 
@@ -410,6 +426,7 @@ class Engine:
                 metadata_only=metadata_only,
                 strategy=strategy,
                 image_folders=_absolute(image_folders),
+                secrets=await self._secrets(domain, secrets),
             )
         )
         return await self._driver.planner.plan("0" * 12, domain, snapshot, options)
@@ -428,6 +445,7 @@ class Engine:
         max_downtime_ms: int = 500,
         timeout: float | None = None,
         ignore_libvirt: bool = False,
+        secrets: Mapping[str, str] | None = None,
         on_event: OnEvent | None = None,
     ) -> Deletion:
         """Delete snapshots; returns when they are gone and their images are retired.
@@ -439,6 +457,8 @@ class Engine:
         the images, besides those that images of this catalog are in. ``bandwidth``
         is in bytes per second, ``max_downtime_ms`` bounds how long the guest may
         stand still, ``timeout`` (seconds) gives the run up before the decision.
+        ``secrets`` names, by target, the files with the keys of encrypted images; the
+        journal keeps the paths, not the keys.
 
         Raises `Refused`, `Busy`, `RolledBack` or `Interrupted`. Cancelling the await
         before the decision releases the guest and raises `Interrupted`; after it the
@@ -455,6 +475,7 @@ class Engine:
                 metadata_only,
                 strategy,
                 _absolute(image_folders),
+                await self._secrets(domain, secrets),
             )
         )
         driver = self._driver
@@ -594,6 +615,20 @@ class Engine:
         store = self._driver.store
         _, found = await store.read(lambda db: runs.find(db, run))
         return await store.read(lambda db: list(runs.history(db, found)))
+
+    async def _secrets(
+        self, domain: str, secrets: Mapping[str, str] | None
+    ) -> Mapping[str, str]:
+        """Absolute paths of secrets. Raises `UsageError` for unknown disks."""
+        if not secrets:
+            return {}
+        found = await self.catalog.domain(domain)
+        if unknown := sorted(set(secrets) - {disk.target for disk in found.disks}):
+            raise UsageError(
+                f"The domain {domain} has no disk {', '.join(unknown)}.",
+                remedy=f"`backfold domain show {domain}` lists its disks.",
+            )
+        return {target: os.path.abspath(path) for target, path in secrets.items()}
 
     @property
     def _driver(self) -> Driver:

@@ -11,9 +11,9 @@ from typing import Final
 
 from ..journal.errors import Reason
 from ..states.ports import ImageHeader
-from .facts import Facts, FoldFacts, unsupported
+from .facts import Facts, FoldFacts, secret_needed, unsupported
 from .sizes import FoldSizes
-from .strategy import lost_bitmaps, strategy_of
+from .strategy import leak, lost_bitmaps, strategy_of
 
 #: Run states in which QEMU holds its image locks. In a migration it holds none.
 SAFE_RUN_STATES: Final = frozenset(
@@ -88,6 +88,16 @@ def images_are_supported(facts: Facts) -> Iterator[Reason]:
         for image in fold.opened:
             if (why := unsupported(image)) is not None:
                 yield Reason("unsupported_image", *why, disk.target)
+            if fold.lacks_secret(image):
+                yield secret_needed(image.path, disk.target)
+        if (leaks := leak(fold, _strategy(facts, fold))) is not None:
+            yield Reason(
+                "unsupported_image",
+                f"{leaks}: the fold would store in the open what was encrypted.",
+                "Fold the other way (--strategy), or copy the disk to a new encrypted"
+                " image.",
+                disk.target,
+            )
         if (
             fold.above is None
             and fold.base.virtual_size > fold.top.virtual_size
@@ -361,6 +371,8 @@ _REMEDY: Final = {
     "missing_image": "Bring the image back to that path.",
     "corrupt_image": "Restore it from a backup, or try `qemu-img check -r all` on a"
     " copy.",
+    "secret_refused": "Give the right key, in a file of mode 0600 that holds nothing"
+    " else, not even a line's end.",
     "unsupported_image": "Name backing images by path and format (`qemu-img rebase -u"
     " -F FORMAT`).",
 }

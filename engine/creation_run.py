@@ -73,12 +73,14 @@ async def plan_creation(
     overlays: Mapping[str, str],
     exclude: Collection[str],
     memory: str | None,
+    secrets: Mapping[str, str],
 ) -> CreationPlan:
     """Check everything and plan a creation; changes nothing.
 
     ``overlays`` gives paths for some targets; others get the name of the image
     below with the snapshot's name as extension. ``memory`` is the file that holds
-    the guest's memory; with it, every disk may be left out. Raises `Refused` with all
+    the guest's memory; with it, every disk may be left out. ``secrets`` names the files
+    with the keys of encrypted images, by target. Raises `Refused` with all
     reasons, `UsageError` for targets that the domain does not have.
     """
     valid_name("snapshot", name)
@@ -128,7 +130,11 @@ async def plan_creation(
         path = overlays.get(disk.target) or default_overlay(disk.source, name)
         refuse_beside_device(reader.images, disk, overlays)
         planned = await plan_overlay(
-            reader.images, disk, os.path.abspath(path), reasons
+            reader.images,
+            disk,
+            os.path.abspath(path),
+            secrets.get(disk.target),
+            reasons,
         )
         if planned is None:
             continue

@@ -17,6 +17,7 @@ from ..states.options import Options
 from ..states.ports import Bitmap, ImageHeader, Images, LiveChain
 from ..states.stamps import stamp_of
 from .facts import ChainFacts, DiskFacts, FoldFacts, RetiredFacts, unsupported
+from .secret_files import SecretRefused
 from .tree import DiskTree, Outcome, Segment
 
 Headers = dict[FileId, ImageHeader]
@@ -148,7 +149,9 @@ class DiskReader:
         try:
             fold = await self._fold(picked, tree, disk, made, live, folders)
         except CommandFailed as error:
-            return replace(facts, broken=(("corrupt_image", error.what),))
+            is_key = isinstance(error, SecretRefused)
+            code = "secret_refused" if is_key else "corrupt_image"
+            return replace(facts, broken=((code, error.what),))
         return replace(facts, fold=fold)
 
     async def _tree(self, target: str, kept: Sequence[str]) -> _Disk:
@@ -254,9 +257,11 @@ class DiskReader:
             or bool(disk.labels.get(segment.top, set()) - names),
             snapshots=tuple(sorted(set[str]().union(*labels))),
             bitmaps=self.seen.bitmaps,
+            secret=self.options.secrets.get(disk.target),
         )
-        if any(unsupported(image) for image in fold.opened):
-            return fold  # Refused for that, and never opened.
+        if any(unsupported(i) or fold.lacks_secret(i) for i in fold.opened):
+            # Refused for that, and never opened.
+            return replace(fold, extents=((),) * len(fold.layers))
         return await self._measured(fold, folders)
 
     async def _measured(self, fold: FoldFacts, folders: Sequence[str]) -> FoldFacts:
@@ -274,13 +279,13 @@ class DiskReader:
             fold,
             extents=tuple(
                 [
-                    await self.images.extents(image.path, image.format)
+                    await self.images.extents(image.path, image.format, fold.key(image))
                     for image in fold.layers
                 ]
             ),
             base_stamp=stamp_of(fold.base, self.images),
-            free_above=await self.images.free_bytes(fold.top.path, fold.top.format),
-            free_below=await self.images.free_bytes(fold.base.path, fold.base.format),
+            free_above=await self._free_bytes(fold, fold.top),
+            free_below=await self._free_bytes(fold, fold.base),
             users=tuple((path, user) for path, users in found for user in users),
             fence_obstacle=(
                 self.images.fence_obstacle(fold.top.path, self.run)
@@ -294,6 +299,9 @@ class DiskReader:
                 if above is None or self.images.identify(path) != above.file
             ),
         )
+
+    async def _free_bytes(self, fold: FoldFacts, image: ImageHeader) -> tuple[int, int]:
+        return await self.images.free_bytes(image.path, image.format, fold.key(image))
 
     async def _strangers(
         self, image: ImageHeader, known: set[FileId], folders: Iterable[str]

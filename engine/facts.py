@@ -61,6 +61,8 @@ class FoldFacts:
     free_below: tuple[int, int] = (0, 0)
     users: Sequence[tuple[str, ImageUser]] = ()
     fence_obstacle: str | None = None
+    #: The file with the key of the encrypted images.
+    secret: str | None = None
     strangers: tuple[tuple[str, tuple[str, ...]], ...] = ()
     top_users: tuple[str, ...] = ()
     #: Of images that a living QEMU has; the header tells of others.
@@ -80,6 +82,14 @@ class FoldFacts:
     def base(self) -> ImageHeader:
         """The lowest of the layers."""
         return self.chain.images[self.last]
+
+    def lacks_secret(self, image: ImageHeader) -> bool:
+        """Whether an image cannot be read for want of a key."""
+        return image.encrypted and self.secret is None
+
+    def key(self, image: ImageHeader) -> str | None:
+        """The file with the key of this image; None when it needs none."""
+        return self.secret if image.encrypted else None
 
     @property
     def opened(self) -> tuple[ImageHeader, ...]:
@@ -196,10 +206,18 @@ class Facts:
         return len(self.folds) < len(every) or any(d.has_more for d in self.disks)
 
 
+def secret_needed(path: str, target: str) -> Reason:
+    """An encrypted image, and nobody said where its key is."""
+    return Reason(
+        "secret_needed",
+        f"{path} is encrypted.",
+        f"Name the file with its key: --secret {target}=FILE.",
+        target,
+    )
+
+
 def unsupported(image: ImageHeader) -> tuple[str, str] | None:
     """Why an image is never opened, and what helps; None when it may be."""
-    if image.encrypted:
-        return f"{image.path} is encrypted.", "Decrypt it with `qemu-img convert`."
     if image.data_file is not None and image.data is None:
         return (
             f"{image.path} has the data file {image.data_file!r}, which is not another"

@@ -38,6 +38,8 @@ NO_TMPFILE: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 _MAGIC: Final = b"QFI\xfb"
 #: Magic, version, offset and length of the backing file name.
 _START: Final = struct.Struct(">4sIQI")
+#: Magic, and the method of encryption.
+_CRYPT: Final = struct.Struct(">4s28xI")
 
 _log = structlog.get_logger(__name__)
 P = ParamSpec("P")
@@ -69,22 +71,27 @@ class QemuImages:
             return replace(header, data=await _data_file(path, format))
         return header
 
-    async def extents(self, path: str, format: str) -> Sequence[Extent]:
+    async def extents(
+        self, path: str, format: str, secret: str | None = None
+    ) -> Sequence[Extent]:
         """What an image itself holds (the images below do not count). Only reads."""
         data = await _data_file(path, format)
-        found = await self._qemu_img.extents(path, format, data)
+        found = await self._qemu_img.extents(path, format, data, secret)
         if data is None:
             return found
         # A mapped cluster may yet be a hole of the file that holds the data.
         return with_holes(found, await self._qemu_img.extents(data.path, "raw"))
 
-    async def check(self, path: str, format: str) -> str | None:
+    async def check(
+        self, path: str, format: str, secret: str | None = None
+    ) -> str | None:
         """`qemu-img check`: None when sound, else what is wrong. Only reads.
 
         Raises:
             CommandFailed: when it could not be checked: it is in use, or no image.
         """
-        return await self._qemu_img.check(path, format, await _data_file(path, format))
+        data = await _data_file(path, format)
+        return await self._qemu_img.check(path, format, data, secret)
 
     async def create_overlay(self, plan: OverlayPlan) -> None:
         """Make an empty overlay like the image below, durable with its directory.
@@ -102,13 +109,16 @@ class QemuImages:
                 link=plan.link,
                 backing_format=plan.frozen.format,
                 size=plan.frozen.virtual_size,
+                secret=plan.frozen.secret,
             )
             await in_thread(new.publish)
         finally:
             new.close()
         made = await self.header(plan.overlay, "qcow2")
-        wanted = (plan.link, plan.frozen.format, plan.frozen.virtual_size)
-        if (made.backing, made.backing_format, made.virtual_size) != wanted:
+        frozen = plan.frozen
+        wanted = (plan.link, frozen.format, frozen.virtual_size, bool(frozen.secret))
+        shown = (made.backing, made.backing_format, made.virtual_size, made.encrypted)
+        if shown != wanted:
             raise CommandFailed(f"the header of the new {plan.overlay!r} is wrong")
 
     async def continue_bitmaps(self, plan: OverlayPlan) -> None:
@@ -140,7 +150,8 @@ class QemuImages:
         header = await self.header(image.path, image.format)
         if (header.backing, header.backing_format) != (backing, backing_format):
             data = await _data_file(image.path, image.format)
-            await self._qemu_img.rebase(image.path, backing, backing_format, data)
+            found = replace(image, data=data)
+            await self._qemu_img.rebase(found, backing, backing_format)
             header = await self.header(image.path, image.format)
         if (header.backing, header.backing_format) != (backing, backing_format):
             raise CommandFailed(
@@ -149,9 +160,10 @@ class QemuImages:
             )
         await asyncio.to_thread(files.sync, image.path)
 
-    async def is_empty(self, path: str, format: str) -> bool:
+    async def is_empty(self, path: str, format: str, secret: str | None = None) -> bool:
         """Whether an overlay holds no data of its own. Zeroes are data. Only reads."""
-        return not any(part.allocated for part in await self.extents(path, format))
+        parts = await self.extents(path, format, secret)
+        return not any(part.allocated for part in parts)
 
     def identify(self, path: str) -> FileId | None:
         """Device and inode behind a path (links followed); None when missing."""
@@ -224,7 +236,9 @@ class QemuImages:
         work.add_done_callback(ended)
         await asyncio.shield(work)
 
-    async def free_bytes(self, path: str, format: str) -> tuple[int, int]:
+    async def free_bytes(
+        self, path: str, format: str, secret: str | None = None
+    ) -> tuple[int, int]:
         """Bytes by which an image can grow, and the number of the device they are on.
 
         Those of its file system, or of its block device behind the image's end (a
@@ -238,7 +252,7 @@ class QemuImages:
             return files.free_bytes(path if data is None else data.path)
         if format == "raw":
             return 0, file.device
-        end = await self._qemu_img.end_offset(path)
+        end = await self._qemu_img.end_offset(path, secret)
         return max(0, devices.size(path) - end), file.device
 
     async def users(self, path: str) -> Sequence[ImageUser]:
@@ -287,6 +301,9 @@ class _NewOverlay:
             )
         if os.path.lexists(path):
             raise CommandFailed(f"{path!r} exists already")
+        if self.plan.frozen.secret is None and _is_encrypted(self.plan.frozen):
+            # What a guest writes would be stored in the open.
+            raise CommandFailed(f"{self.plan.frozen.path!r} is encrypted")
         self.folder, self.name = files.open_folder(path)
         try:
             self._open()
@@ -352,6 +369,18 @@ async def _data_file(path: str, format: str) -> DataFile | None:
     if format != "qcow2":
         return None
     return await asyncio.to_thread(data_files.data_file, path)
+
+
+def _is_encrypted(image: Image) -> bool:
+    """Whether a qcow2 header says so, without a qemu-img."""
+    if image.format != "qcow2":
+        return False
+    descriptor = image_locks.open_image(image.path)
+    try:
+        head = os.pread(descriptor, _CRYPT.size, 0)
+    finally:
+        os.close(descriptor)
+    return len(head) == _CRYPT.size and _CRYPT.unpack(head) != (_MAGIC, 0)
 
 
 def _check_relink(image: Image) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterator, Sequence
 
 from ..journal.errors import CommandFailed, Reason, UsageError
 from ..journal.model import Disk, Domain, Image, OverlayPlan
-from ..states.ports import Images
+from ..states.ports import ImageHeader, Images
 from ..states.stamps import stamp_of
-from .facts import unsupported
+from .facts import secret_needed, unsupported
+from .secret_files import SecretRefused
 
 
 def default_overlay(source: str, snapshot: str) -> str:
@@ -39,10 +40,15 @@ def refuse_beside_device(
 
 
 async def plan_overlay(
-    images: Images, below: Disk, overlay: str, reasons: list[Reason]
+    images: Images,
+    below: Disk,
+    overlay: str,
+    secret: str | None,
+    reasons: list[Reason],
 ) -> OverlayPlan | None:
     """Plan a new overlay on an image; changes nothing.
 
+    ``secret`` is the file with the key, which an encrypted image needs.
     None when the image below is missing or cannot be read. Every reason against it
     is added to ``reasons``.
     """
@@ -71,9 +77,36 @@ async def plan_overlay(
     link = below.source
     if header.backing is not None and not header.backing.startswith("/"):
         link = os.path.relpath(below.source, os.path.dirname(overlay))
-    image = Image(below.source, below.format, file, header.virtual_size, header.data)
+    if header.encrypted:
+        reasons += await _secret_reasons(images, header, secret, below.target)
+    image = Image(
+        below.source,
+        below.format,
+        file,
+        header.virtual_size,
+        header.data,
+        secret if header.encrypted else None,
+    )
     stamp = stamp_of(image, images) or stamp
     return OverlayPlan(below.target, image, overlay, link, stamp)
+
+
+async def _secret_reasons(
+    images: Images, header: ImageHeader, secret: str | None, target: str
+) -> list[Reason]:
+    """Why an overlay of an encrypted image could not be encrypted like it.
+
+    A plain overlay would store in the open what the guest writes from then on.
+    """
+    if secret is None:
+        return [secret_needed(header.path, target)]
+    try:
+        await images.extents(header.path, header.format, secret)
+    except SecretRefused as error:
+        return [Reason("secret_refused", error.what, error.remedy, target)]
+    except CommandFailed as error:
+        return [Reason("corrupt_image", error.what, "Repair the image.", target)]
+    return []
 
 
 def shared_paths(plans: Sequence[OverlayPlan]) -> Iterator[Reason]:

@@ -138,7 +138,7 @@ def _fold(
         target=target,
         job=f"backfold-{facts.run}-{number}",
         strategy=choice.strategy,
-        chain=tuple(_image(image) for image in fold.chain.images),
+        chain=tuple(_image(image, fold.key(image)) for image in fold.chain.images),
         first=fold.first,
         last=fold.last,
         link=(
@@ -182,9 +182,14 @@ def link(
     return base.path
 
 
-def _image(header: ImageHeader) -> Image:
+def _image(header: ImageHeader, secret: str | None = None) -> Image:
     return Image(
-        header.path, header.format, header.file, header.virtual_size, header.data
+        header.path,
+        header.format,
+        header.file,
+        header.virtual_size,
+        header.data,
+        secret,
     )
 
 

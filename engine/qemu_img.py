@@ -18,13 +18,18 @@ from typing import Any, Final
 from ..journal.errors import CommandFailed, OutcomeUnknown
 from ..journal.model import DataFile, FileId, Image
 from ..states.ports import Bitmap, Extent, ImageHeader
-from . import files
+from . import files, secret_files
 
 FORMATS: Final = ("qcow2", "raw")
 #: Exit statuses of `qemu-img check`.
 CORRUPT, LEAKED, NOT_SUPPORTED = 2, 3, 63
 #: Stands for a data file that is not to be opened.
 NO_DATA: Final = DataFile("", FileId(0, 0))
+#: What a secret is called in a qemu-img, and the options of an encrypted image.
+KEY: Final = "backfold-key"
+ENCRYPTED: Final = f"encrypt.format=luks,encrypt.key-secret={KEY}"
+#: What qemu-img says of a wrong key.
+WRONG_KEY: Final = ("Invalid password", "encrypt.key-secret")
 #: How much of what qemu-img says goes into an error.
 MESSAGE_CHARACTERS: Final = 2000
 #: How long to wait for the end of a process that was killed.
@@ -79,18 +84,23 @@ class QemuImg:
             raise _unexpected("info", path, error) from error
 
     async def extents(
-        self, path: str, format: str, data: DataFile | None = None
+        self,
+        path: str,
+        format: str,
+        data: DataFile | None = None,
+        secret: str | None = None,
     ) -> Sequence[Extent]:
         """What an image itself holds; a hole of a raw image is not allocated.
 
         Only reads, even while a QEMU uses the image; what that QEMU has in its
         memory is not seen.
         """
-        name = await asyncio.to_thread(_options, path, format, data)
+        name = await asyncio.to_thread(_options, path, format, data, secret)
         answer = await self._read(
             "map",
             "-U",
             "--output=json",
+            *_keys(secret),
             name,
             path=path,
             seconds=self._long_seconds,
@@ -101,7 +111,11 @@ class QemuImg:
             raise _unexpected("map", path, error) from error
 
     async def check(
-        self, path: str, format: str, data: DataFile | None = None
+        self,
+        path: str,
+        format: str,
+        data: DataFile | None = None,
+        secret: str | None = None,
     ) -> str | None:
         """Check an image that nobody uses: None when sound, else what is wrong.
 
@@ -111,8 +125,10 @@ class QemuImg:
         Raises:
             CommandFailed: when it could not be checked, or somebody uses it.
         """
-        name = await asyncio.to_thread(_options, path, format, data)
-        answer = await self.run("check", name, seconds=self._long_seconds)
+        name = await asyncio.to_thread(_options, path, format, data, secret)
+        answer = await self.run(
+            "check", *_keys(secret), name, seconds=self._long_seconds
+        )
         if answer.status in (0, LEAKED):
             return None
         if answer.status == NOT_SUPPORTED and format == "raw":
@@ -121,14 +137,15 @@ class QemuImg:
             return _shorten(f"{answer.text}\n{answer.error}")
         raise _failed("check", path, answer)
 
-    async def end_offset(self, path: str) -> int:
+    async def end_offset(self, path: str, secret: str | None = None) -> int:
         """Where a qcow2 image ends on its device: what lies behind is free.
 
         Only reads, even while a QEMU uses the image; it is not to grow meanwhile.
         """
-        name = await asyncio.to_thread(_options, path, "qcow2")
+        name = await asyncio.to_thread(_options, path, "qcow2", None, secret)
         answer = await self.run(
-            *("check", "-U", "--output=json", name), seconds=self._long_seconds
+            *("check", "-U", "--output=json", *_keys(secret), name),
+            seconds=self._long_seconds,
         )
         try:
             return int(json.loads(answer.text)["image-end-offset"])
@@ -136,7 +153,13 @@ class QemuImg:
             raise _failed("check", path, answer) from error
 
     async def create(
-        self, descriptor: int, *, link: str, backing_format: str, size: int
+        self,
+        descriptor: int,
+        *,
+        link: str,
+        backing_format: str,
+        size: int,
+        secret: str | None = None,
     ) -> None:
         """Write an empty overlay into an open file, without opening the backing file.
 
@@ -145,7 +168,8 @@ class QemuImg:
         """
         target = f"/proc/self/fd/{descriptor}"
         answer = await self.run(
-            *("create", "-q", "-u", "-f", "qcow2"),
+            *("create", "-q", "-u", "-f", "qcow2", *_keys(secret)),
+            *(() if secret is None else ("-o", ENCRYPTED)),
             *("-b", link, "-F", backing_format, target, str(size)),
             pass_fds=(descriptor,),
         )
@@ -153,11 +177,7 @@ class QemuImg:
             raise _failed("create", link, answer)
 
     async def rebase(
-        self,
-        path: str,
-        backing: str | None,
-        backing_format: str | None,
-        data: DataFile | None = None,
+        self, image: Image, backing: str | None, backing_format: str | None
     ) -> None:
         """Change the backing file name in a qcow2 header, and nothing else.
 
@@ -171,11 +191,16 @@ class QemuImg:
             CommandFailed: when it was refused, or somebody uses the image.
             OutcomeUnknown: when qemu-img had to be killed: read the header.
         """
-        name = await asyncio.to_thread(_options, path, "qcow2", data)
+        path = image.path
+        name = await asyncio.to_thread(
+            _options, path, "qcow2", image.data, image.secret
+        )
         link = ["-b", backing or ""]
         if backing_format is not None:
             link += ["-F", backing_format]
-        answer = await self.run("rebase", "-u", *link, name, changes=True)
+        answer = await self.run(
+            "rebase", "-u", *_keys(image.secret), *link, name, changes=True
+        )
         if answer.status != 0:
             raise _failed("rebase", path, answer)
 
@@ -189,10 +214,13 @@ class QemuImg:
             CommandFailed: when it was refused, or somebody uses an image.
             OutcomeUnknown: when qemu-img had to be killed.
         """
-        name = await asyncio.to_thread(_options, path, "qcow2")
-        source = await asyncio.to_thread(_options, below.path, below.format, below.data)
+        secret = below.secret
+        name = await asyncio.to_thread(_options, path, "qcow2", None, secret)
+        source = await asyncio.to_thread(
+            _options, below.path, below.format, below.data, secret
+        )
         answer = await self.run(
-            *("bitmap", "--add", "--merge", bitmap.name, "-b", source),
+            *("bitmap", *_keys(secret), "--add", "--merge", bitmap.name, "-b", source),
             *("-g", str(bitmap.granularity), name, bitmap.name),
             changes=True,
         )
@@ -315,7 +343,20 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         pass
 
 
-def _options(path: str, format: str, data: DataFile | None = None) -> str:
+def _keys(secret: str | None) -> tuple[str, ...]:
+    """The option that makes a secret known: its file, and not what is in it."""
+    if secret is None:
+        return ()
+    secret_files.check_private(secret)
+    return ("--object", f"secret,id={KEY},file={secret.replace(',', ',,')}")
+
+
+def _options(
+    path: str,
+    format: str,
+    data: DataFile | None = None,
+    secret: str | None = None,
+) -> str:
     """Name one image for qemu-img so that no character of its path has a meaning."""
     if format not in FORMATS:
         raise CommandFailed(f"{path!r}: the format {format!r} is not supported")
@@ -335,6 +376,8 @@ def _options(path: str, format: str, data: DataFile | None = None) -> str:
     }
     if format == "qcow2":
         options["backing"] = None
+        if secret is not None:
+            options["encrypt"] = {"format": "luks", "key-secret": KEY}
         if data is NO_DATA:
             options["data-file"] = {"driver": "null-co", "read-zeroes": True}
         elif data is not None:
@@ -405,6 +448,8 @@ def _extents(text: str, format: str) -> tuple[Extent, ...]:
 
 def _failed(command: str, path: str, answer: Output) -> CommandFailed:
     said = _shorten(answer.error) or f"exit status {answer.status}"
+    if any(sign in answer.error for sign in WRONG_KEY):
+        return secret_files.SecretRefused(f"{path!r} cannot be decrypted: {said}")
     return CommandFailed(f"qemu-img {command} of {path!r} failed: {said}")
 
 

@@ -30,6 +30,7 @@ from .overlay_plans import (
     shared_paths,
 )
 from .reader import Reader
+from .secret_files import SecretRefused
 
 #: Stands for a run that is not begun yet, in names that are only looked at.
 _NO_RUN: Final = "0" * 12
@@ -40,6 +41,7 @@ async def plan_reversion(
     domain_name: str,
     name: str,
     overlays: Mapping[str, str],
+    secrets: Mapping[str, str],
     *,
     insist: bool,
     image_folders: Sequence[str] = (),
@@ -47,7 +49,8 @@ async def plan_reversion(
     """Check everything and plan a revert; changes nothing.
 
     ``overlays`` gives paths for some targets; others get the name of the frozen image
-    with the snapshot's name as extension, and a number when that is taken. ``insist``
+    with the snapshot's name as extension, and a number when that is taken.
+    ``secrets`` names the files with the keys of encrypted images, by target. ``insist``
     accepts images that libvirt manages; ``image_folders`` are searched for images that
     are based on those that would be removed, besides the catalog's. Raises `Refused`
     with all reasons, which do not include that data would be discarded (see
@@ -83,7 +86,7 @@ async def plan_reversion(
         )
     folders = await reader.store.read(catalog.image_folders)
     folders = sorted({*folders, *image_folders})
-    planner = _DiskPlanner(reader, domain, every, reasons, insist, folders)
+    planner = _DiskPlanner(reader, domain, every, secrets, reasons, insist, folders)
     disks = []
     for disk in included:
         path = overlays.get(disk.target)
@@ -188,6 +191,7 @@ class _DiskPlanner:
         reader: Reader,
         domain: Domain,
         snapshots: Sequence[Snapshot],
+        secrets: Mapping[str, str],
         reasons: list[Reason],
         insist: bool,
         folders: Sequence[str],
@@ -196,6 +200,7 @@ class _DiskPlanner:
         self._images = reader.images
         self._domain = domain
         self._snapshots = {snapshot.name: snapshot for snapshot in snapshots}
+        self._secrets = secrets
         self._reasons = reasons
         self._folders = folders
         self._managed = {} if insist else reader.managed()
@@ -214,7 +219,13 @@ class _DiskPlanner:
             overlay = os.path.abspath(path)
             if await self._is_known(overlay):
                 self._reasons.append(exists_already(overlay, disk.target))
-        planned = await plan_overlay(self._images, frozen, overlay, self._reasons)
+        planned = await plan_overlay(
+            self._images,
+            frozen,
+            overlay,
+            self._secrets.get(disk.target),
+            self._reasons,
+        )
         if planned is None:
             return None
         await self._check_chain(frozen)
@@ -230,8 +241,14 @@ class _DiskPlanner:
         self._check_managed(disk.target, disk.source, file)
         try:
             header = await images.header(disk.source, disk.format)
-            extents = await images.extents(disk.source, disk.format)
+            secret = self._secrets.get(disk.target) if header.encrypted else None
+            extents = await images.extents(disk.source, disk.format, secret)
             stays = await self._stays(disk, file)
+        except SecretRefused as error:
+            self._reasons.append(
+                Reason("secret_refused", error.what, error.remedy, disk.target)
+            )
+            return None
         except CommandFailed as error:
             self._refuse("corrupt_image", error.what, disk.target)
             return None

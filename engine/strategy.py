@@ -61,6 +61,15 @@ def chosen(costs: Costs, wanted: str) -> Choice:
     return Choice("commit", "it copies less")
 
 
+def leak(fold: FoldFacts, strategy: str) -> str | None:
+    """Why a fold would store in the open what is encrypted; None when it would not."""
+    survivor = fold.top if strategy == "stream" else fold.base
+    hidden = [image.path for image in fold.layers if image.encrypted]
+    if survivor.encrypted or not hidden:
+        return None
+    return f"{', '.join(hidden)} is encrypted, and {survivor.path} is not"
+
+
 def strategy_of(fold: FoldFacts, wanted: str) -> tuple[Choice, FoldSizes]:
     """How a fold is done, and what it copies and needs that way."""
     if not fold.extents:  # It is refused already, and was not measured.
@@ -74,6 +83,8 @@ def strategy_of(fold: FoldFacts, wanted: str) -> tuple[Choice, FoldSizes]:
     if lost_down and not lost_up and no_commit is None:
         no_commit = f"{fold.base.path} cannot hold the dirty bitmap {lost_down}"
     no_stream = f"a stream would lose the dirty bitmap {lost_up}" if lost_up else None
+    no_commit = no_commit or leak(fold, "commit")
+    no_stream = no_stream or leak(fold, "stream")
     if fold.top.format != "qcow2":
         no_stream = f"{fold.top.path} is no qcow2 image"
     choice = chosen(

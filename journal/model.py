@@ -69,7 +69,8 @@ class DataFile:
 class Image:
     """A file or block device with a format, as it was found.
 
-    ``data`` is the file that holds its data, where that is another one.
+    ``data`` is the file that holds its data, where that is another one. ``secret`` is
+    the path of the file with the key of an encrypted image, never the key itself.
     """
 
     path: str
@@ -77,6 +78,7 @@ class Image:
     file: FileId
     virtual_size: int
     data: DataFile | None = None
+    secret: str | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ async def which_went_on(plan: CreationPlan, images: Images) -> Taken:
         one
         for one in plan.overlays
         if images.identify(one.overlay) is not None
-        and not await images.is_empty(one.overlay, "qcow2")
+        and not await images.is_empty(one.overlay, "qcow2", one.frozen.secret)
     ]
     if plan.is_stamped:
         changed = any(
@@ -122,6 +122,8 @@ async def remove_unused(
 async def _is_ours_and_empty(plan: OverlayPlan, images: Images, path: str) -> bool:
     try:
         header = await images.header(path, "qcow2")
-        return header.backing == plan.link and await images.is_empty(path, "qcow2")
+        secret = plan.frozen.secret
+        is_ours = header.backing == plan.link
+        return is_ours and await images.is_empty(path, "qcow2", secret)
     except CommandFailed:
         return False

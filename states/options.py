@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 #: What goes: the snapshot, it and its whole subtree, or only that subtree.
@@ -18,6 +19,8 @@ class Options:
     ``through`` is the last snapshot of a range that begins with the one that is
     named. With ``metadata_only`` all images stay as they are. ``image_folders`` are
     searched for other users of an image, besides those of the catalog's images.
+    ``secrets`` names, by target, the files with the keys of encrypted images: never
+    the keys.
     """
 
     bandwidth: int | None = None
@@ -29,3 +32,4 @@ class Options:
     metadata_only: bool = False
     strategy: str = "auto"
     image_folders: tuple[str, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)

@@ -321,15 +321,23 @@ class ImageUser:
 
 
 class Images(Protocol):
-    """Image files and the directories that they are in."""
+    """Image files and the directories that they are in.
+
+    ``secret`` is the path of the file with the key of an encrypted image; whatever
+    reads more than its header needs it.
+    """
 
     async def header(self, path: str, format: str) -> ImageHeader:
         """Read one image's header, never probing. `CommandFailed` when unreadable."""
 
-    async def extents(self, path: str, format: str) -> Sequence[Extent]:
+    async def extents(
+        self, path: str, format: str, secret: str | None = None
+    ) -> Sequence[Extent]:
         """What an image itself holds (the images below do not count)."""
 
-    async def check(self, path: str, format: str) -> str | None:
+    async def check(
+        self, path: str, format: str, secret: str | None = None
+    ) -> str | None:
         """`qemu-img check`: None when sound, else what is wrong with it."""
 
     async def create_overlay(self, plan: OverlayPlan) -> None:
@@ -350,7 +358,7 @@ class Images(Protocol):
         ``backing`` is None for an image that is to be based on nothing any more.
         """
 
-    async def is_empty(self, path: str, format: str) -> bool:
+    async def is_empty(self, path: str, format: str, secret: str | None = None) -> bool:
         """Whether an overlay holds no data of its own."""
 
     def identify(self, path: str) -> FileId | None:
@@ -383,7 +391,9 @@ class Images(Protocol):
     async def sync(self, paths: Sequence[str]) -> None:
         """Fsync files, so that what anybody wrote into them survives a power cut."""
 
-    async def free_bytes(self, path: str, format: str) -> tuple[int, int]:
+    async def free_bytes(
+        self, path: str, format: str, secret: str | None = None
+    ) -> tuple[int, int]:
         """Bytes by which an image can grow, and the number of the device they are on.
 
         Those of its file system, or of its block device behind the image's end.

@@ -21,7 +21,9 @@ async def stop(ctx: Context) -> Move:
                     f"{fold.survivor.path} is in use already and was not checked"
                 )
                 continue
-            wrong = await ctx.images.check(fold.survivor.path, fold.survivor.format)
+            wrong = await ctx.images.check(
+                fold.survivor.path, fold.survivor.format, fold.survivor.secret
+            )
             if wrong is not None:
                 raise Stuck(
                     f"qemu-img check finds errors in {fold.survivor.path}: {wrong}.",

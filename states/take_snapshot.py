@@ -167,12 +167,32 @@ async def _undo(ctx: CreationContext, because: str) -> Move:
     """Remove what was made; the edge says what had to be left, and why."""
 
     async def remove() -> list[str]:
+        await _close_unused(ctx)
         return await remove_unused(ctx.plan.overlays, ctx.images, ctx.key.id)
 
     if left := await ctx.effects.perform("remove_overlays", remove):
         because += f" ({', '.join(left)} left alone: in use, or not empty)"
     detail = {"because": because, "left": left}
     return Move("undo", detail, lambda db: runs.put_reason(db, ctx.key, because))
+
+
+async def _close_unused(ctx: CreationContext) -> None:
+    """Close overlays that a living QEMU has open and uses for nothing yet.
+
+    An encrypted overlay is opened before it is put on its image.
+    """
+    session = await ctx.connect()
+    if session is None:
+        return
+    overlays = {ctx.images.identify(plan.overlay) for plan in ctx.plan.overlays}
+    used = {i.file for chain in await session.chains({}) for i in chain.images}
+    loose = [
+        image
+        for image in await session.open_images({})
+        if image.file is not None and image.file in overlays - used
+    ]
+    if loose:
+        await session.drop(loose)
 
 
 async def _active_images(

@@ -10,7 +10,7 @@ from ...journal.errors import BackfoldError, Interrupted
 from . import failures, selecting, values
 from .invocation import Invocation
 from .lookups import open_deletion
-from .plans import DomainName, IgnoreLibvirt, SnapshotName, describe, make_plan
+from .plans import DomainName, IgnoreLibvirt, Secret, SnapshotName, describe, make_plan
 from .progress import listening
 from .verdicts import Verdict, tell
 
@@ -48,6 +48,7 @@ def delete(
         ),
     ] = None,
     ignore_libvirt: IgnoreLibvirt = False,
+    secret: Secret = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> int:
     """Delete a snapshot, a range, or a subtree, while the domain runs or is off.
@@ -66,6 +67,7 @@ def delete(
             through, children, children_only, metadata_only, strategy, image_dir
         ),
         "ignore_libvirt": ignore_libvirt,
+        "secrets": values.secrets(secret),
     }
     if not yes:
         invocation.require_terminal()

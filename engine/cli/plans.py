@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import trees
-from . import records, selecting
+from . import records, selecting, values
 from .invocation import Invocation
 from .text import columns, count, size
 
@@ -34,6 +34,16 @@ IgnoreLibvirt = Annotated[
     ),
 ]
 
+Secret = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--secret",
+        metavar="TARGET=FILE",
+        help="The file with the key of a disk's encrypted images; may be repeated."
+        " Only its path is kept.",
+    ),
+]
+
 
 def plan(
     ctx: typer.Context,
@@ -46,6 +56,7 @@ def plan(
     strategy: selecting.Strategy = "auto",
     image_dir: selecting.ImageDir = None,
     ignore_libvirt: IgnoreLibvirt = False,
+    secret: Secret = None,
 ) -> int:
     """Show what `delete` would do. Takes no lock and writes nothing."""
     invocation: Invocation = ctx.obj
@@ -54,6 +65,7 @@ def plan(
             through, children, children_only, metadata_only, strategy, image_dir
         ),
         "ignore_libvirt": ignore_libvirt,
+        "secrets": values.secrets(secret),
     }
     found, removed = make_plan(invocation, domain, snapshot, selection)
     if invocation.as_json:

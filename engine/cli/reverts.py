@@ -10,7 +10,7 @@ import typer
 from ...journal.errors import Interrupted, Refused, RolledBack
 from . import failures, records, values, verdicts
 from .invocation import Invocation
-from .plans import DomainName, IgnoreLibvirt
+from .plans import DomainName, IgnoreLibvirt, Secret
 from .selecting import ImageDir
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def revert(
     ] = False,
     ignore_libvirt: IgnoreLibvirt = False,
     image_dir: ImageDir = None,
+    secret: Secret = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> int:
     """Go back to a snapshot, while the domain is off.
@@ -53,6 +54,7 @@ def revert(
         "overlays": values.paths(overlay or (), "--overlay"),
         "ignore_libvirt": ignore_libvirt,
         "image_folders": tuple(image_dir or ()),
+        "secrets": values.secrets(secret),
     }
     if not yes:
         invocation.require_terminal()

@@ -10,6 +10,7 @@ import typer
 from ...journal.errors import Interrupted
 from . import failures, records, values
 from .invocation import Invocation
+from .plans import Secret
 from .text import columns, instant, safe
 
 if TYPE_CHECKING:
@@ -50,18 +51,25 @@ def create(
             " snapshot is deleted. With it, all disks may be left out.",
         ),
     ] = None,
+    secret: Secret = None,
 ) -> int:
     """Take a snapshot: all disks at one instant, or none."""
     invocation: Invocation = ctx.obj
     overlays = values.paths(overlay or (), "--overlay")
     file = values.file(memory, "--memory")
+    secrets = values.secrets(secret)
 
     async def work(engine: Engine) -> int:
         import asyncio
 
         try:
             taken = await engine.create_snapshot(
-                domain, name, overlays=overlays, exclude=exclude or (), memory=file
+                domain,
+                name,
+                overlays=overlays,
+                exclude=exclude or (),
+                memory=file,
+                secrets=secrets,
             )
         except asyncio.CancelledError:
             taken = await _after_signal(engine, domain, name)

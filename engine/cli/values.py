@@ -89,6 +89,12 @@ def file(text: str | None, option: str) -> str | None:
     return os.path.abspath(_encodable(text))
 
 
+def secrets(values: Sequence[str] | None) -> dict[str, str]:
+    """``TARGET=FILE`` of `--secret`, with absolute paths. The files are not read."""
+    found = paths(values or (), "--secret")
+    return {target: os.path.abspath(path) for target, path in found.items()}
+
+
 def socket(value: Path | None) -> str | None:
     """The path of a socket, as long as the kernel takes it."""
     if value is None:

@@ -6,10 +6,12 @@ import hashlib
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from ...journal.errors import CommandFailed
 from ...journal.model import FileId, Image
+from .. import secret_files
 from .monitor import Monitor
 
 
@@ -65,6 +67,8 @@ async def open_nodes(
                 raise CommandFailed(f"{image.path} is raw, it can have no image below")
             if data is not None:
                 options["data-file"] = data
+            if image.secret is not None:
+                options["encrypt"] = await _encryption(monitor, image.secret)
             if unmap:
                 options.update({"discard": "unmap", "detect-zeroes": "unmap"})
             await monitor.execute("blockdev-add", **options)
@@ -72,6 +76,39 @@ async def open_nodes(
     if backing is None:
         raise CommandFailed("a chain has at least one image")
     return backing
+
+
+async def open_overlay(monitor: Monitor, path: str, name: str, secret: str) -> None:
+    """Add an encrypted overlay as a node that nothing uses yet, without its link."""
+    below = f"{name}-file"
+    await monitor.execute("blockdev-add", **_file_options(path, below, False))
+    options: dict[str, Any] = {
+        "driver": "qcow2",
+        "node-name": name,
+        "file": below,
+        "backing": None,
+        "encrypt": await _encryption(monitor, secret),
+    }
+    await monitor.execute("blockdev-add", **options)
+
+
+async def _encryption(monitor: Monitor, secret: str) -> dict[str, str]:
+    """The options of an encrypted image, for a QEMU that has read the secret's file.
+
+    The key is in QEMU's memory then, and in no command.
+    """
+    secret_files.check_private(secret)
+    name = secret_files.object_id(secret)
+    # The file may have changed since, and who has opened an image needs it no more.
+    await forget_secret(monitor, secret)
+    await monitor.execute("object-add", qom_type="secret", id=name, file=secret)
+    return {"format": "luks", "key-secret": name}
+
+
+async def forget_secret(monitor: Monitor, secret: str) -> None:
+    """Have QEMU forget a secret; images that were opened with it stay open."""
+    with suppress(CommandFailed):
+        await monitor.execute("object-del", id=secret_files.object_id(secret))
 
 
 def _file_options(path: str, name: str, unmap: bool) -> dict[str, Any]:

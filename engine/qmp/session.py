@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ...journal.errors import (
@@ -12,6 +13,7 @@ from ...journal.errors import (
     Disconnected,
     FlushFailed,
     OutcomeUnknown,
+    WorldError,
 )
 from ...journal.model import FileId, FoldPlan, Image, OverlayPlan
 from ...states.ports import Bitmap, Job, LiveChain, LiveImage, MergedBitmap
@@ -20,7 +22,7 @@ from .bitmaps import going_on, merging, read_bitmaps
 from .files import OpenFiles
 from .graph import read_chains, read_images
 from .monitor import Monitor
-from .opening import node_name, open_nodes
+from .opening import forget_secret, node_name, open_nodes, open_overlay
 
 #: Seconds for what waits on the disk rather than on QEMU.
 DISK_SECONDS = 60.0
@@ -251,19 +253,31 @@ class QmpSession:
         """
         nodes = await self._nodes()
         actions: list[dict[str, Any]] = []
-        for plan, active in overlays:
-            overlay = node_name(_identify(plan.overlay))
-            snapshot = {
-                "node-name": active.node,
-                "snapshot-file": plan.overlay,
-                "snapshot-node-name": overlay,
-                "format": "qcow2",
-                "mode": "existing",
-            }
-            actions.append({"type": "blockdev-snapshot-sync", "data": snapshot})
-            present = read_bitmaps(nodes.get(active.node, {}))
-            actions += going_on(active.node, overlay, present)
-        await self._transaction(actions)
+        opened: list[str] = []
+        try:
+            for plan, active in overlays:
+                overlay = node_name(_identify(plan.overlay))
+                if plan.frozen.secret is None:
+                    actions.append(_snapshot(plan.overlay, active.node, overlay))
+                else:
+                    opened += [overlay, f"{overlay}-file"]
+                    await open_overlay(
+                        self._monitor, plan.overlay, overlay, plan.frozen.secret
+                    )
+                    switch = {"node": active.node, "overlay": overlay}
+                    actions.append({"type": "blockdev-snapshot", "data": switch})
+                present = read_bitmaps(nodes.get(active.node, {}))
+                actions += going_on(active.node, overlay, present)
+            await self._transaction(actions)
+        except CommandFailed:
+            for node in opened:
+                with suppress(CommandFailed):
+                    await self._monitor.execute("blockdev-del", node_name=node)
+            raise
+        finally:
+            for secret in {plan.frozen.secret for plan, _ in overlays} - {None}:
+                with suppress(WorldError):
+                    await forget_secret(self._monitor, str(secret))
 
     async def wait(self, seconds: float) -> None:
         """Return at the next event of QEMU, or after that time."""
@@ -365,6 +379,18 @@ def _node_of(chain: LiveChain, image: Image) -> str:
     if depth is None:
         raise CommandFailed(f"{image.path} is not in the chain of {chain.device}")
     return chain.images[depth].node
+
+
+def _snapshot(path: str, active: str, overlay: str) -> dict[str, Any]:
+    """The action that opens an overlay and puts it on an active image."""
+    data = {
+        "node-name": active,
+        "snapshot-file": path,
+        "snapshot-node-name": overlay,
+        "format": "qcow2",
+        "mode": "existing",
+    }
+    return {"type": "blockdev-snapshot-sync", "data": data}
 
 
 def _identify(path: str) -> FileId:

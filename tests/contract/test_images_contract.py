@@ -912,7 +912,7 @@ class TestQemuImages(ImagesContract):
             with pytest.raises(CommandFailed, match=r"within 0\.05 s"):
                 asyncio.run(call(base.path, "qcow2"))
         with pytest.raises(OutcomeUnknown):
-            asyncio.run(slow.rebase(base.path, "x", "raw"))
+            asyncio.run(slow.rebase(base, "x", "raw"))
 
     @pytest.mark.parametrize("answer", ["", "[]", "{}", "[{}]", "null", "[1]", "1"])
     def test_program_that_answers_nonsense(

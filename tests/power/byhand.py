@@ -47,7 +47,7 @@ class StateImages:
         found = self._state.files.get(path)
         return None if found is None else FileStamp(found.size, found.mtime)
 
-    async def is_empty(self, path: str, format: str) -> bool:
+    async def is_empty(self, path: str, format: str, secret: str | None = None) -> bool:
         try:
             return is_empty(self._state, path)
         except Unreadable as error:

@@ -236,6 +236,10 @@ def test_overlay_on_a_device(tmp_path: Path, devices: tuple[str, ...]) -> None:
             assert (await scene.delete("s1")).state == "completed"
             await scene.write()
             assert sorted(os.listdir("/dev")) == names
+            with closing(sqlite3.connect(scene.journal)) as db, db:
+                # Recorded as before, since it is still there.
+                gone = db.execute("delete from images where path = ?", devices[:1])
+                assert gone.rowcount == 1
             await scene.verify()
 
     play(story())

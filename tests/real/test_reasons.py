@@ -336,7 +336,9 @@ def test_libvirt_can_be_overruled(tmp_path: Path) -> None:
 class FullDisk(QemuImages):
     """Images on a file system with hardly any room."""
 
-    async def free_bytes(self, path: str, format: str) -> tuple[int, int]:
+    async def free_bytes(
+        self, path: str, format: str, secret: str | None = None
+    ) -> tuple[int, int]:
         return 1 << 16, (await super().free_bytes(path, format))[1]
 
 

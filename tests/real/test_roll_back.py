@@ -560,7 +560,9 @@ def test_no_room_when_it_is_planned_again(tmp_path: Path) -> None:
             scene.machine.kill()
 
             class Full(FailingSync):
-                async def free_bytes(self, path: str, format: str) -> tuple[int, int]:
+                async def free_bytes(
+                    self, path: str, format: str, secret: str | None = None
+                ) -> tuple[int, int]:
                     return 0, (await super().free_bytes(path, format))[1]
 
             async with scene.new_engine(images=Full()) as engine:

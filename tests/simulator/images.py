@@ -52,7 +52,9 @@ class SimImages:
             keeps_bitmaps=file.format == "qcow2",
         )
 
-    async def extents(self, path: str, format: str) -> Sequence[Extent]:
+    async def extents(
+        self, path: str, format: str, secret: str | None = None
+    ) -> Sequence[Extent]:
         """As `qemu-img map`: what the file shows, not what QEMU has in memory."""
         self._life.at("extents")
         file = self._image(path)
@@ -77,7 +79,9 @@ class SimImages:
                 joined.append(extent)
         return joined
 
-    async def check(self, path: str, format: str) -> str | None:
+    async def check(
+        self, path: str, format: str, secret: str | None = None
+    ) -> str | None:
         """As `qemu-img check`, which refuses an image that is in use."""
         self._life.at("check")
         self._not_in_use(self._image(path))
@@ -129,7 +133,7 @@ class SimImages:
         file.sync()
         self._life.at("relink done")
 
-    async def is_empty(self, path: str, format: str) -> bool:
+    async def is_empty(self, path: str, format: str, secret: str | None = None) -> bool:
         """Whether the file shows no cluster of its own."""
         self._life.at("is_empty")
         return not self._image(path).clusters
@@ -215,7 +219,9 @@ class SimImages:
             file.sync()
             self._life.at("sync one")
 
-    async def free_bytes(self, path: str, format: str) -> tuple[int, int]:
+    async def free_bytes(
+        self, path: str, format: str, secret: str | None = None
+    ) -> tuple[int, int]:
         """Everything, or nothing while the storage is full."""
         return (0 if self._world.full else ROOM, self._world.files.device)
 

@@ -50,7 +50,7 @@ class Files:
     def identify(self, path: str) -> FileId | None:
         return FileId(self.device, int(path[2:])) if path in self._stamps else None
 
-    async def is_empty(self, path: str, format: str) -> bool:
+    async def is_empty(self, path: str, format: str, secret: str | None = None) -> bool:
         return path not in self._written
 
 
