@@ -258,11 +258,32 @@ class DiskReader:
             snapshots=tuple(sorted(set[str]().union(*labels))),
             bitmaps=self.seen.bitmaps,
             secret=self.options.secrets.get(disk.target),
+            stale=await self._stale(segment, disk),
         )
         if any(unsupported(i) or fold.lacks_secret(i) for i in fold.opened):
             # Refused for that, and never opened.
             return replace(fold, extents=((),) * len(fold.layers))
         return await self._measured(fold, folders)
+
+    async def _stale(self, segment: Segment, disk: _Disk) -> int:
+        """How many of the lowest layers were put away before the last revert.
+
+        Told by the snapshots that froze them; of one without any, by who made it.
+        """
+        name = self.seen.domain.name
+        reverted = await self.store.read(
+            lambda db: catalog.last_revert(db, name, disk.target)
+        )
+        if reverted is None:
+            return 0
+        since, made = reverted
+        created = {snapshot.name: snapshot.created for snapshot in self.seen.snapshots}
+        for number, image in enumerate(segment.lower):
+            times = [created[name] for name in disk.labels.get(image, ())]
+            is_older = disk.headers[image].path not in made
+            if max(times) < since if times else is_older:
+                return len(segment.lower) - number
+        return 0
 
     async def _measured(self, fold: FoldFacts, folders: Sequence[str]) -> FoldFacts:
         above = fold.above

@@ -67,6 +67,8 @@ class FoldFacts:
     top_users: tuple[str, ...] = ()
     #: Of images that a living QEMU has; the header tells of others.
     bitmaps: Mapping[FileId, tuple[Bitmap, ...]] = field(default_factory=dict)
+    #: How many of the lowest layers are of before the last revert.
+    stale: int = 0
 
     @property
     def layers(self) -> tuple[ImageHeader, ...]:
@@ -112,7 +114,8 @@ class FoldFacts:
         upwards = self.layers[::-1]
         found = [self.bitmaps.get(image.file, image.bitmaps) for image in upwards]
         survivor = len(upwards) - 1 if strategy == "stream" else 0
-        return outlooks(found, survivor, upwards[survivor].keeps_bitmaps)
+        keeps = upwards[survivor].keeps_bitmaps
+        return outlooks(found, survivor, keeps, self.stale)
 
 
 @dataclass(frozen=True, slots=True)

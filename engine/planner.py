@@ -159,6 +159,7 @@ def _fold(
             BitmapPlan(one.name, one.fate.value, one.recording)
             for one in fold.bitmaps_after(choice.strategy)
         ),
+        stale=fold.stale,
     )
 
 
@@ -228,7 +229,7 @@ def _backup_risks(folds: Sequence[FoldPlan]) -> Iterator[str]:
             f"The dirty bitmap {name} is inconsistent already: the next backup must be"
             " a full one."
         )
-    if sum(len(fold.bitmaps) for fold in folds) > len(broken):
+    if any(one.fate in ("stays", "carried") for fold in folds for one in fold.bitmaps):
         yield (
             "A QEMU that is killed meanwhile leaves the dirty bitmaps of images that it"
             " writes to inconsistent: the next backup must be a full one then."

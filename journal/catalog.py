@@ -379,6 +379,30 @@ def makers(db: Database, paths: Sequence[str]) -> dict[str, str | None]:
     return {str(path): made_by for path, made_by in rows}
 
 
+def last_revert(
+    db: Database, domain_name: str, target: str
+) -> tuple[str, frozenset[str]] | None:
+    """When a disk was reverted last, and the images that were made since then.
+
+    None when it never was.
+    """
+    row = db.execute(
+        "select max(started) from reversions, json_each(plan, '$.disks')"
+        " where domain = ? and state in ('recorded', 'reverted')"
+        " and json_extract(value, '$.overlay.target') = ?",
+        (domain_name, target),
+    ).fetchone()
+    if row[0] is None:
+        return None
+    paths = db.execute(
+        "select path from images where made_by in"
+        " (select id from creations where started >= :since"
+        " union all select id from reversions where started >= :since)",
+        {"since": row[0]},
+    ).fetchall()
+    return str(row[0]), frozenset(str(path) for (path,) in paths)
+
+
 def image_folders(db: Database) -> list[str]:
     """Every folder that an image of this catalog is in."""
     paths = db.execute("select path from images").fetchall()

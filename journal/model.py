@@ -145,7 +145,8 @@ class Snapshot:
 class BitmapPlan:
     """What becomes of the dirty bitmaps of one name when images become one.
 
-    ``fate`` is ``stays``, ``carried`` or ``broken``; see `states.bitmaps`.
+    ``fate`` is ``stays``, ``carried``, ``dropped`` or ``broken``; see
+    `states.bitmaps`.
     """
 
     name: str
@@ -166,6 +167,7 @@ class FoldPlan:
     file system of the survivor must have free. ``because`` says why this strategy.
     ``is_named``: a disk or a snapshot of the catalog refers to the top.
     ``snapshots`` lose their point in time once a commit has written into the base.
+    The lowest ``stale`` layers are of before a revert; their bitmaps do not count.
     ``free_bytes`` is the room that the survivor has.
     """
 
@@ -184,6 +186,7 @@ class FoldPlan:
     snapshots: tuple[str, ...] = ()
     free_bytes: int = 0
     bitmaps: tuple[BitmapPlan, ...] = ()
+    stale: int = 0
 
     @property
     def layers(self) -> tuple[Image, ...]:

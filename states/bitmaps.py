@@ -26,6 +26,8 @@ class Fate(StrEnum):
     CARRIED = "carried"
     #: A part of it is inconsistent already: the next backup must be a full one.
     BROKEN = "broken"
+    #: It is of before a revert, and says nothing of the disk of today: it goes.
+    DROPPED = "dropped"
     #: This fold would lose it: it must not be done this way.
     LOST = "lost"
 
@@ -36,7 +38,8 @@ class Outlook:
 
     ``parts`` are the images, by number from the bottom, whose notes are merged into
     the one that survives. With ``copied`` an image between has no notes, so that
-    what the job copies counts as written: never too little, perhaps too much.
+    what the job copies counts as written: never too little, perhaps too much. With
+    ``forgets`` the survivor's own notes do not count.
     """
 
     name: str
@@ -46,29 +49,45 @@ class Outlook:
     recording: bool
     parts: tuple[int, ...] = ()
     copied: bool = False
+    forgets: bool = False
 
 
 def outlooks(
-    layers: Sequence[Sequence[Bitmap]], survivor: int, keeps: bool
+    layers: Sequence[Sequence[Bitmap]], survivor: int, keeps: bool, stale: int = 0
 ) -> tuple[Outlook, ...]:
     """What becomes of every bitmap when these images become one.
 
     ``survivor`` is the number of the image that stays: the lowest (a commit) or the
-    uppermost (a stream). ``keeps`` says whether its format holds bitmaps.
+    uppermost (a stream). ``keeps`` says whether its format holds bitmaps. The notes
+    of the lowest ``stale`` images are of before a revert: a backup that was made
+    after them may hold what they do not tell of.
     """
     names = dict.fromkeys(bitmap.name for layer in layers for bitmap in layer)
-    return tuple(_outlook(name, layers, survivor, keeps) for name in names)
+    return tuple(_outlook(name, layers, survivor, keeps, stale) for name in names)
 
 
 def _outlook(
-    name: str, layers: Sequence[Sequence[Bitmap]], survivor: int, keeps: bool
+    name: str,
+    layers: Sequence[Sequence[Bitmap]],
+    survivor: int,
+    keeps: bool,
+    stale: int,
 ) -> Outlook:
-    found = {
+    every = {
         number: bitmap
         for number, layer in enumerate(layers)
         for bitmap in layer
         if bitmap.name == name
     }
+    found = {number: one for number, one in every.items() if number >= stale}
+    if not found:
+        best = every[max(every)]
+        return Outlook(
+            name, Fate.DROPPED, best.granularity, best.persistent, best.recording
+        )
+    own = every.get(survivor)
+    if survivor not in found and own is not None and own.inconsistent:
+        found[survivor] = own  # Nothing sound can take its name.
     sound = {number: one for number, one in found.items() if not one.inconsistent}
     best = found[max(sound or found)]
     parts = tuple(number for number in sorted(sound) if number != survivor)
@@ -95,4 +114,5 @@ def _outlook(
         recording=best.recording,
         parts=parts if fate is Fate.CARRIED else (),
         copied=fate is Fate.CARRIED and gaps and best.recording,
+        forgets=own is not None and survivor < stale,
     )

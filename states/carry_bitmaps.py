@@ -62,7 +62,7 @@ class _Images:
 
     def outlooks(self) -> tuple[Outlook, ...]:
         keeps = self.kept_image.format == "qcow2"
-        return outlooks(self.bitmaps, self.survivor, keeps)
+        return outlooks(self.bitmaps, self.survivor, keeps, self.fold.stale)
 
     def note(self, what: str, name: str = "") -> str:
         return f"{self.fold.job}.{what}.{name}"
@@ -157,7 +157,7 @@ def _carried(found: _Images, outlook: Outlook) -> MergedBitmap:
     base, name = found.kept_image, outlook.name
     parts = [(found.images[number], name) for number in outlook.parts]
     kept = found.find_kept(name)
-    if kept is not None:
+    if kept is not None and not outlook.forgets:
         parts.append((base, kept))
     copied = found.note("copied")
     if outlook.copied:
@@ -217,9 +217,21 @@ async def restore_bitmaps(session: Session, fold: FoldPlan, chain: LiveChain) ->
     await session.remove_bitmaps(base, tuple(found.notes))
 
 
-async def forget_notes(session: Session, images: Sequence[LiveImage]) -> None:
-    """Remove the notes of folds that are done. Idempotent."""
-    for image, bitmaps in zip(images, await session.bitmaps(images), strict=True):
-        notes = [bitmap.name for bitmap in bitmaps if is_note(bitmap)]
-        if notes:
-            await session.remove_bitmaps(image, notes)
+async def forget_notes(
+    session: Session, folds: Iterable[FoldPlan], images: Sequence[LiveImage]
+) -> None:
+    """Remove the notes of folds that are done, and what they dropped. Idempotent."""
+    dropped = {
+        fold.survivor.file: {one.name for one in fold.bitmaps if one.fate == "dropped"}
+        for fold in folds
+    }
+    kept = [image for image in images if image.file in dropped]
+    for image, bitmaps in zip(kept, await session.bitmaps(kept), strict=True):
+        assert image.file is not None
+        names = [
+            bitmap.name
+            for bitmap in bitmaps
+            if is_note(bitmap) or bitmap.name in dropped[image.file]
+        ]
+        if names:
+            await session.remove_bitmaps(image, names)

@@ -233,8 +233,7 @@ async def _close(ctx: Context, session: Session) -> None:
     opened = await session.open_images(ctx.aliases())
     if superseded := [image for image in opened if image.file in old]:
         await session.drop(superseded)
-    kept = {fold.survivor.file for fold in ctx.plan.folds}
-    await forget_notes(session, [image for image in opened if image.file in kept])
+    await forget_notes(session, ctx.plan.folds, opened)
     if not session.is_helper:
         await restore_read_only(ctx, session, ctx.plan.folds)
 

@@ -22,6 +22,7 @@ _FATES = {
     "stays": "stays in the image that survives",
     "carried": "is carried into the image that survives",
     "broken": "is inconsistent already",
+    "dropped": "is of before a revert, and is removed",
 }
 
 DomainName = Annotated[str, typer.Argument(metavar="DOMAIN", help="The domain.")]

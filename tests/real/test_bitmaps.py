@@ -152,6 +152,35 @@ def test_backups_go_on_when_snapshots_are_deleted_off(tmp_path: Path) -> None:
     play(story())
 
 
+def test_a_bitmap_of_before_a_revert_does_not_come_back(tmp_path: Path) -> None:
+    """The last backup has what was given up; the bitmap does not know that."""
+
+    async def story() -> None:
+        async with Scene(tmp_path, power="off", guard=NoGuard()) as scene:
+            scene.machine.paused = True
+            backups = Backups(scene)
+            await scene.boot()
+            await backups.full()
+            await backups.write(0)
+            await scene.engine.create_snapshot(DOMAIN, "s1")
+            await backups.write(1)
+            await backups.incremental()
+            scene.machine.quit()
+            await scene.engine.revert(DOMAIN, "s1", discard=True)
+            await scene.boot()
+            assert await backups.noted() is None
+            await backups.write(2)
+            found = await fates(scene, "s1", strategy="commit")
+            assert found == ["commit", f"{BITMAP} dropped"]
+            await scene.delete("s1")
+            assert await backups.noted() is None
+            await backups.full()
+            await backups.write(3)
+            await backups.prove()
+
+    play(story())
+
+
 @pytest.mark.parametrize("strategy", ["commit", "stream"])
 def test_backups_go_on_when_a_range_is_deleted(tmp_path: Path, strategy: str) -> None:
     """Four images of a living QEMU become one, and all of their notes."""

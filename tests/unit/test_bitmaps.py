@@ -18,11 +18,15 @@ COMMIT, STREAM = "commit", "stream"
 
 
 def outlook(
-    layers: tuple[Bitmap | None, ...], strategy: str, *, keeps: bool = True
+    layers: tuple[Bitmap | None, ...],
+    strategy: str,
+    *,
+    keeps: bool = True,
+    stale: int = 0,
 ) -> Outlook:
     survivor = 0 if strategy == COMMIT else len(layers) - 1
     found = [(one,) if one else () for one in layers]
-    (only,) = outlooks(found, survivor, keeps)
+    (only,) = outlooks(found, survivor, keeps, stale)
     return only
 
 
@@ -82,6 +86,34 @@ def test_a_format_without_bitmaps_would_lose_them_unless_nobody_stores_them() ->
     assert outlook((NONE, OFF), COMMIT, keeps=False).fate is Fate.LOST
     assert outlook((NONE, PASSING), COMMIT, keeps=False).fate is Fate.CARRIED
     assert outlook((NONE, BAD), COMMIT, keeps=False).fate is Fate.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("layers", "strategy", "fate", "parts", "forgets"),
+    [
+        # The lowest image is of before a revert.
+        ((ON, NONE), COMMIT, Fate.DROPPED, (), False),
+        ((BAD, NONE), COMMIT, Fate.DROPPED, (), False),
+        ((ON, NONE), STREAM, Fate.DROPPED, (), False),
+        ((ON, ON), COMMIT, Fate.CARRIED, (1,), True),
+        ((NONE, ON), COMMIT, Fate.CARRIED, (1,), False),
+        ((ON, NONE, ON), COMMIT, Fate.CARRIED, (2,), True),
+        ((BAD, ON), COMMIT, Fate.BROKEN, (), True),
+        ((ON, ON), STREAM, Fate.STAYS, (), False),
+        ((ON, ON, ON), STREAM, Fate.CARRIED, (1,), False),
+    ],
+)
+def test_what_was_noted_before_a_revert_does_not_count(
+    layers: tuple[Bitmap | None, ...],
+    strategy: str,
+    fate: Fate,
+    parts: tuple[int, ...],
+    forgets: bool,
+) -> None:
+    found = outlook(layers, strategy, stale=1)
+
+    assert (found.fate, found.parts, found.forgets) == (fate, parts, forgets)
+    assert not found.copied
 
 
 def test_every_name_is_looked_at_once() -> None:
