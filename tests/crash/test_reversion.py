@@ -77,7 +77,7 @@ async def nothing_is_left_over(scene: Scene) -> None:
 
 
 async def ready(scene: Scene) -> None:
-    """Both disks with `OLD` in the snapshot s1 and `NEW` written since."""
+    """Every disk with `OLD` in the snapshot s1 and `NEW` written since."""
     await write(scene, OLD)
     await scene.engine.create_snapshot(DOMAIN, "s1")
     await write(scene, NEW)
@@ -122,7 +122,7 @@ def test_killed_at_every_moment(tmp_path: Path) -> None:
     """Then it is recovered: undone or finished, and everything reads back."""
 
     async def story() -> None:
-        async with Scene(tmp_path, disks=2, power="off", guard=NoGuard()) as scene:
+        async with Scene(tmp_path, power="off", guard=NoGuard()) as scene:
             await ready(scene)
             for point in FORWARD:
                 await killed(scene, point)
@@ -145,7 +145,7 @@ def test_killed_at_every_moment(tmp_path: Path) -> None:
 
 
 def test_recovery_is_killed_at_every_moment(tmp_path: Path) -> None:
-    """One after the other, until one of them comes to the end."""
+    """One after the other, until one of them comes to the end; with two disks."""
 
     async def story() -> None:
         async with Scene(tmp_path, disks=2, power="off", guard=NoGuard()) as scene:

@@ -200,8 +200,6 @@ def test_a_disk_that_stays_on_another_branch_is_in_order(tmp_path: Path) -> None
             await write(scene, 1)
             await engine.create_snapshot(DOMAIN, "s4")
             await engine.revert(DOMAIN, "s3")
-            found = await engine.check(DOMAIN)
-            assert [finding.code for finding in found.findings] == []
             vda, vdb = await scene.disks()
             holds(vda.source)
             holds(vdb.source, 1)
