@@ -21,7 +21,7 @@ bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help crash soak setup demo test guard lint diagrams simulate replay clean \
+.PHONY: help crash soak setup demo test every-case guard lint diagrams simulate replay clean \
     mutations powercut debian-venv debian-qemu debian-test debian-diagrams
 
 help: ## say what the targets do
@@ -34,6 +34,9 @@ demo: $(stamp) debian-qemu ## the whole story on a real QEMU
 
 test: $(stamp) debian-test ## run the tests
 	$(bin)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
+
+every-case: $(stamp) debian-test ## as test, with every case of the tests that sample theirs
+	BACKFOLD_EVERY_CASE=1 $(bin)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
 
 guard: $(stamp) debian-test ## kill the engine at every point of a hold, and change the world
 	BACKFOLD_EVERY_CASE=1 BACKFOLD_GUARD_SECONDS=1 $(bin)/python -m pytest -q -n 0 \

@@ -32,6 +32,7 @@ from backfold.states.machine import Moment
 from backfold.states.unrecorded import end_unrecorded
 from backfold.states.watch import Watch
 from real.scene import At, Scene, play
+from sampled import EVERY
 
 VICTIM = Path(__file__).with_name("held.py")
 #: Seconds that a busy machine may take; `make guard` sets how many it may not.
@@ -104,7 +105,7 @@ SLICE = [
     Point("vote.decide.announced"),
     Point("pivot.complete_jobs.done", (DECIDED,)),
 ]
-ALL = "BACKFOLD_EVERY_CASE" in os.environ
+ALL = EVERY
 PAUSED = ["vote.complete_jobs.done", "vote.decide.noted"]
 LOCKED = ["vote.decide.noted", "vote.fence.done"]
 DAMAGED = ["pivot.finalize.done", "vote.fence.done"]

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -23,8 +23,7 @@ from backfold.engine.results import Deletion
 from backfold.journal.errors import AlreadyDecided, BackfoldError, Busy, Interrupted
 from backfold.journal.model import FileId
 from real.scene import DOWNTIME_MS, At, NoGuard, Scene, play
-
-T = TypeVar("T")
+from sampled import sampled
 
 #: Microseconds between two writes of the guest.
 CALM = 2000
@@ -48,11 +47,6 @@ async def take(scene: Scene) -> None:
     """One snapshot of a guest that writes on."""
     await scene.take("s3")
     await scene.write()
-
-
-def cases(*values: T) -> list[T]:
-    """The first of these; every one with BACKFOLD_EVERY_CASE (`make guard`)."""
-    return list(values if "BACKFOLD_EVERY_CASE" in os.environ else values[:1])
 
 
 async def die_at(
@@ -135,7 +129,7 @@ def test_a_job_is_completed_by_hand(tmp_path: Path) -> None:
     play(story())
 
 
-@pytest.mark.parametrize("place", cases(STOPPED, READY))
+@pytest.mark.parametrize("place", sampled(1, [STOPPED, READY]))
 def test_the_engine_goes_on_when_a_job_is_completed_by_hand(
     tmp_path: Path, place: str
 ) -> None:
@@ -187,7 +181,9 @@ def test_a_job_vanished_while_the_engine_was_dead(tmp_path: Path) -> None:
 # QEMU is restarted by hand
 
 
-@pytest.mark.parametrize("place", cases("vote.hold.noted", "prepare.probe_fence.noted"))
+@pytest.mark.parametrize(
+    "place", sampled(1, ["vote.hold.noted", "prepare.probe_fence.noted"])
+)
 def test_qemu_is_restarted_from_the_overlay(tmp_path: Path, place: str) -> None:
     """Before the decision: planned again, on the machine that runs now."""
 
@@ -239,7 +235,7 @@ def test_qemu_that_was_restarted_paused_in_the_hold_stays_paused(
     play(story())
 
 
-@pytest.mark.parametrize("place", cases(DECIDED, FENCED))
+@pytest.mark.parametrize("place", sampled(1, [DECIDED, FENCED]))
 def test_the_wrong_image_cannot_be_started(tmp_path: Path, place: str) -> None:
     """The fence has taken its name: an operator's start fails."""
 
@@ -271,7 +267,9 @@ def test_the_wrong_image_cannot_be_started(tmp_path: Path, place: str) -> None:
 # The host is rebooted
 
 
-@pytest.mark.parametrize("place", cases(DECIDED, "commit_per_disk.start_job.noted"))
+@pytest.mark.parametrize(
+    "place", sampled(1, [DECIDED, "commit_per_disk.start_job.noted"])
+)
 def test_the_host_was_rebooted(tmp_path: Path, place: str) -> None:
     """Stale pids and sockets, another boot, other device numbers: the same files."""
 
@@ -444,7 +442,7 @@ def cut(path: Path) -> Callable[[], object]:
     return mend
 
 
-@pytest.mark.parametrize("harm", cases(cut, replace_by_a_copy, move))
+@pytest.mark.parametrize("harm", sampled(1, [cut, replace_by_a_copy, move]))
 def test_a_base_is_harmed_after_the_decision(
     tmp_path: Path, harm: Callable[[Path], Callable[[], object]]
 ) -> None:
@@ -489,7 +487,7 @@ def test_an_overlay_is_cut_after_the_decision(tmp_path: Path) -> None:
     play(story())
 
 
-@pytest.mark.parametrize("which", cases("base", "overlay"))
+@pytest.mark.parametrize("which", sampled(1, ["base", "overlay"]))
 def test_an_image_is_moved_away_before_the_decision(tmp_path: Path, which: str) -> None:
     """Refused with the reason and given up; deleted again when it is back."""
 
@@ -516,7 +514,7 @@ def test_an_image_is_moved_away_before_the_decision(tmp_path: Path, which: str) 
     play(story())
 
 
-@pytest.mark.parametrize("boots", cases(False, True))
+@pytest.mark.parametrize("boots", sampled(1, [False, True]))
 def test_the_fence_is_taken_back_by_hand_after_the_decision(
     tmp_path: Path, boots: bool
 ) -> None:
