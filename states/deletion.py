@@ -59,8 +59,9 @@ NOTE_BITMAPS: Final = Step(
 )
 START_JOB: Final = Step(
     "start_job",
-    "starts `block-commit` or `block-stream` with auto-finalize and auto-dismiss"
-    " off, on-error stop, and an id derived from the deletion",
+    "starts `block-commit` with auto-finalize and auto-dismiss off, or"
+    " `block-stream` with auto-finalize off, on-error stop, and an id derived from"
+    " the deletion",
     "a job that copies; the old chain stays whole",
     Recovery.OBSERVE,
     undone_by="cancel_jobs",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backfold.journal.model import FoldPlan
 from backfold.states.ports import Hypervisor, Session
 from contract.qemu_world import (
     QemuWorld,
@@ -93,6 +94,22 @@ async def converge(session: Session, case: Case) -> None:
     await reach(session, JOB, "pending")
 
 
+async def end_of(session: Session, plan: FoldPlan) -> str | None:
+    """Wait for the end of a job, and forget it; its error.
+
+    A stream is forgotten as soon as it has ended: QEMU 7.2 dies when anybody lists
+    its nodes while a stream has ended and is not dismissed.
+    """
+    if plan.is_stream:
+        async with asyncio.timeout(10):
+            while plan.job in await session.jobs():
+                await session.wait(0.05)
+        return None
+    found = await reach(session, plan.job, "concluded")
+    await session.dismiss(plan.job)
+    return found.error
+
+
 class FoldsContract:
     """The contract. A subclass says which world it runs in."""
 
@@ -134,8 +151,7 @@ class FoldsContract:
                 assert [world.link(image) for image in chain] == links
                 await session.flush(live.images[case.survivor])
                 await session.finalize(JOB)
-                assert (await reach(session, JOB, "concluded")).error is None
-                await session.dismiss(JOB)
+                assert await end_of(session, plan) is None
                 still = {image.file for image in await session.open_images({})}
                 assert still == set(wanted)
                 left = [f for n, f in enumerate(wanted) if n not in case.gone]
@@ -176,7 +192,7 @@ class FoldsContract:
                 await session.start(plan, live, None)
                 await converge(session, case)
                 await session.finalize(JOB)
-                await reach(session, JOB, "concluded")
+                await end_of(session, plan)
                 world.kill(record)
             assert case.relinked is not None
             assert world.link(chain[case.relinked]) == plan.link
@@ -203,8 +219,7 @@ class FoldsContract:
                 if phase == "pending":
                     await converge(session, case)
                 await session.cancel(JOB)
-                assert (await reach(session, JOB, "concluded")).error
-                await session.dismiss(JOB)
+                assert bool(await end_of(session, plan)) is not case.is_stream
                 after = await only_chain(session)
                 assert files(after) == files(live)
                 assert not after.filters
@@ -244,8 +259,7 @@ class FoldsContract:
                     await session.flush(live.images[case.survivor])
                 assert await session.run_state() == "running"
                 await session.finalize(JOB)
-                assert (await reach(session, JOB, "concluded")).error is None
-                await session.dismiss(JOB)
+                assert await end_of(session, plan) is None
                 await session.drop([live.images[depth] for depth in case.gone])
                 after = await only_chain(session)
                 left = [i for n, i in enumerate(chain) if n not in case.gone]
@@ -305,8 +319,7 @@ class FoldsContract:
                 await reach(session, JOB, "pending")
                 await session.flush((await only_chain(session)).images[1])
                 await END[end](session, JOB)
-                await reach(session, JOB, "concluded")
-                await session.run_state()
+                await end_of(session, plan)
                 assert [
                     image.read_only
                     for image in await session.open_images({})

@@ -227,7 +227,7 @@ class Qemu:
     # Jobs
 
     def start(self, files: Files, task: Task) -> None:
-        """`block-commit` or `block-stream`, auto-finalize and auto-dismiss off."""
+        """`block-commit` or `block-stream`; only the latter dismisses itself."""
         if task.id in self.tasks:
             raise No(f"block-{task.kind}: Job ID '{task.id}' already in use")
         if any(o.has_filter and o.top == task.top for o in self.tasks.values()):
@@ -240,15 +240,12 @@ class Qemu:
 
     def work(self, files: Files, now: int, full: bool, broken: bool) -> None:
         """A moment passes for every job; ``full`` and ``broken`` are I/O errors."""
-        for task in self.tasks.values():
+        for task in list(self.tasks.values()):
             if task.status == "aborting":
-                task.status = "concluded"
+                self._conclude(files, task, now)
                 continue
             if task.status == "concluded" and not task.is_active:
-                target = self.nodes[task.survivor]
-                if task.was_read_only and not target.read_only:
-                    self.flush(files, target.name, now)
-                    self.set_read_only(files, target, True)
+                self._restore_read_only(files, task, now)
             if task.status not in ("running", "ready") or task.stuck:
                 continue
             if task.todo and (full or broken):
@@ -279,8 +276,8 @@ class Qemu:
         task = self._task(job)
         if task.status != "pending":
             raise No(f"job-finalize: Job '{job}' in state '{task.status}'")
-        task.status = "concluded"
         if task.is_active:
+            self._conclude(files, task, now)
             if not task.soft_cancelled and task.device:
                 self.devices[task.device] = task.base
             return
@@ -297,6 +294,7 @@ class Qemu:
         )
         file.mtime = now
         relinked.below = below
+        self._conclude(files, task, now)
 
     def cancel(self, job: str) -> None:
         """`job-cancel`, allowed in PENDING too. The base stays writable."""
@@ -305,6 +303,18 @@ class Qemu:
             raise No(f"job-cancel: Job '{job}' in state '{task.status}'")
         task.status, task.error = "aborting", "Operation canceled"
         task.stuck = None
+
+    def _conclude(self, files: Files, task: Task, now: int) -> None:
+        task.status = "concluded"
+        if task.is_stream:
+            self._restore_read_only(files, task, now)
+            del self.tasks[task.id]
+
+    def _restore_read_only(self, files: Files, task: Task, now: int) -> None:
+        target = self.nodes[task.survivor]
+        if task.was_read_only and not target.read_only:
+            self.flush(files, target.name, now)
+            self.set_read_only(files, target, True)
 
     def resume(self, job: str) -> None:
         """`job-resume` after an I/O error."""
