@@ -46,7 +46,10 @@ class KillBoth:
 async def delete(journal: str, domain: str, snapshot: str, probe: KillBoth) -> None:
     """Delete a snapshot while the probe looks on."""
     async with Engine(journal, probe=probe) as engine:
-        await engine.delete(domain, snapshot, max_downtime_ms=MAX_DOWNTIME_MS)
+        # A commit, because it pivots: that is where a kill is worth looking at.
+        await engine.delete(
+            domain, snapshot, strategy="commit", max_downtime_ms=MAX_DOWNTIME_MS
+        )
 
 
 def main(arguments: list[str]) -> int:
