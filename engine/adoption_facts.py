@@ -72,9 +72,12 @@ class AdoptionFacts:
 
 
 async def read_adoption(
-    reader: Reader, name: str, now: str, insist: bool
+    reader: Reader, name: str, now: str, insist: bool, image_folders: Sequence[str]
 ) -> AdoptionFacts:
-    """Read everything once. Raises `Refused` for an unknown domain."""
+    """Read everything once. Raises `Refused` for an unknown domain.
+
+    ``image_folders`` are searched for other overlays, besides those of the catalog.
+    """
     domain = await reader.store.read(lambda db: catalog.domain(db, name))
     snapshots = await reader.store.read(lambda db: catalog.snapshots(db, name))
     open_runs = await reader.store.read(lambda db: runs.open_run_reasons(db, name))
@@ -99,7 +102,7 @@ async def read_adoption(
     except MonitorBusy:
         busy = True
     chains = [await reader.chain(disk.source, disk.format) for disk in domain.disks]
-    folders = _folders(known, chains)
+    folders = sorted({*_folders(known, chains), *image_folders})
     disks = []
     for disk, chain in zip(domain.disks, chains, strict=True):
         images = []

@@ -241,28 +241,55 @@ class Engine:
         return await self.catalog.snapshot(domain, name)
 
     async def plan_adoption(
-        self, domain: str, *, ignore_libvirt: bool = False
+        self,
+        domain: str,
+        *,
+        image_folders: Sequence[str] = (),
+        ignore_libvirt: bool = False,
     ) -> Adoption:
         """What `adopt` would record; no lock, no write. Raises `Refused`."""
-        return await adoption_run.plan(self._driver, domain, insist=ignore_libvirt)
+        return await adoption_run.plan(
+            self._driver,
+            domain,
+            insist=ignore_libvirt,
+            image_folders=_absolute(image_folders),
+        )
 
-    async def adopt(self, domain: str, *, ignore_libvirt: bool = False) -> Adoption:
+    async def adopt(
+        self,
+        domain: str,
+        *,
+        image_folders: Sequence[str] = (),
+        ignore_libvirt: bool = False,
+    ) -> Adoption:
         """Make snapshots of a chain that nobody recorded, named after the overlays.
 
         No image is touched. One transaction of the catalog, or none; with nothing to
-        adopt the answer has no snapshots. Raises `Refused`, `Busy`, and `UsageError`
-        when somebody else changed the catalog meanwhile.
+        adopt the answer has no snapshots. ``image_folders`` are searched for other
+        users of the images, which then are never ours. Raises `Refused`, `Busy`, and
+        `UsageError` when somebody else changed the catalog meanwhile.
         """
-        return await adoption_run.adopt(self._driver, domain, insist=ignore_libvirt)
+        return await adoption_run.adopt(
+            self._driver,
+            domain,
+            insist=ignore_libvirt,
+            image_folders=_absolute(image_folders),
+        )
 
-    async def check(self, domain: str, *, fix: bool = False) -> Inspection:
+    async def check(
+        self, domain: str, *, fix: bool = False, image_folders: Sequence[str] = ()
+    ) -> Inspection:
         """Compare the catalog with disk and QEMU, both ways.
 
         Reads only; `qemu-img check` locks each image that nobody has open while it
         reads it. With ``fix``, what is proved safe is mended under the domain's
-        locks. Raises `Refused` for an unknown domain, with ``fix`` also `Busy`.
+        locks. ``image_folders`` are searched for images that are based on the
+        domain's, too. Raises `Refused` for an unknown domain, with ``fix`` also
+        `Busy`.
         """
-        return await inspection_run.check(self._driver, domain, fix=fix)
+        return await inspection_run.check(
+            self._driver, domain, fix=fix, image_folders=_absolute(image_folders)
+        )
 
     async def disks(self, domain: str) -> tuple[DomainDisk, ...]:
         """What to boot a domain from now, with the chain below each disk."""

@@ -91,15 +91,22 @@ class InspectionFacts:
         return "running" if self.run_state == "running" else "paused"
 
 
-async def read_inspection(reader: Reader, name: str) -> InspectionFacts:
-    """Read everything once. Raises `Refused` for an unknown domain."""
-    return await _Reading(reader, name).read()
+async def read_inspection(
+    reader: Reader, name: str, image_folders: Sequence[str]
+) -> InspectionFacts:
+    """Read everything once. Raises `Refused` for an unknown domain.
+
+    Images that are based on the domain's are looked for where a deletion looks: in
+    the folders of all images of the catalog, and in ``image_folders``.
+    """
+    return await _Reading(reader, name, image_folders).read()
 
 
 @dataclass
 class _Reading:
     reader: Reader
     name: str
+    image_folders: Sequence[str]
 
     async def read(self) -> InspectionFacts:
         read, identify = self.reader.store.read, self.reader.images.identify
@@ -116,11 +123,13 @@ class _Reading:
         }
         folders = _folders([*chains, *(header.path for header in headers.values())])
         found = tuple(strays(folders, [*chains]))
+        others = [*self.image_folders, *await read(catalog.image_folders)]
+        searched = sorted({*folders, *others})
         dependents = {
-            file: tuple(await self.reader.images.dependents(file, folders))
+            file: tuple(await self.reader.images.dependents(file, searched))
             for file in headers
         }
-        orphans = await self._orphans(headers, dependents, folders)
+        orphans = await self._orphans(headers, dependents, searched)
         sockets = tuple(helper_sockets())
         ids = [stray.run for stray in found if stray.run is not None]
         ids += [run for _, run in sockets]

@@ -22,7 +22,9 @@ from .inspection_findings import Finding, Fix, Inspection
 _log = structlog.get_logger(__name__)
 
 
-async def check(driver: Driver, domain: str, *, fix: bool) -> Inspection:
+async def check(
+    driver: Driver, domain: str, *, fix: bool, image_folders: Sequence[str]
+) -> Inspection:
     """Inspect a domain; with ``fix``, mend what is proved safe, under its locks.
 
     Without ``fix`` no lock is taken and nothing is written. Safe to be killed in:
@@ -30,12 +32,12 @@ async def check(driver: Driver, domain: str, *, fix: bool) -> Inspection:
     unknown domain, `Busy`.
     """
     if not fix:
-        facts = await read_inspection(driver.reader, domain)
+        facts = await read_inspection(driver.reader, domain, image_folders)
         return Inspection(domain, facts.power, judge(facts))
     locked: set[FileId] = set()
     with driver.new_locks() as locks:
         while True:
-            facts = await read_inspection(driver.reader, domain)
+            facts = await read_inspection(driver.reader, domain, image_folders)
             if set(facts.images) <= locked:
                 break
             locks.acquire(facts.images)

@@ -11,6 +11,7 @@ import typer
 from . import failures, records
 from .invocation import Invocation
 from .plans import IgnoreLibvirt
+from .selecting import ImageDir
 from .text import count, instant, safe
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def adopt(
     ctx: typer.Context,
     domain: DomainName,
     ignore_libvirt: IgnoreLibvirt = False,
+    image_dir: ImageDir = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be recorded, and stop.")
     ] = False,
@@ -37,12 +39,14 @@ def adopt(
     """
     invocation: Invocation = ctx.obj
     output = invocation.output
+    options: dict[str, Any] = {
+        "ignore_libvirt": ignore_libvirt,
+        "image_folders": image_dir or (),
+    }
     if not (yes or dry_run):
         invocation.require_terminal()
     if not yes or dry_run:
-        planned = invocation.run(
-            lambda engine: engine.plan_adoption(domain, ignore_libvirt=ignore_libvirt)
-        )
+        planned = invocation.run(lambda engine: engine.plan_adoption(domain, **options))
         if dry_run or not planned.snapshots:
             return _tell(invocation, planned, recorded=False)
         output.lines(describe(planned))
@@ -50,9 +54,7 @@ def adopt(
         number = count(len(planned.snapshots), "snapshot")
         if not invocation.confirm(f"Record {number} of {domain}?"):
             raise failures.Stopped("Not adopted.", data="Nothing was changed.")
-    done = invocation.run(
-        lambda engine: engine.adopt(domain, ignore_libvirt=ignore_libvirt)
-    )
+    done = invocation.run(lambda engine: engine.adopt(domain, **options))
     return _tell(invocation, done, recorded=bool(done.snapshots))
 
 

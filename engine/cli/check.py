@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .invocation import Invocation
+from .selecting import ImageDir
 from .text import count
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def check(
     fix: Annotated[
         bool, typer.Option("--fix", help="Mend what is proved safe, and tell it.")
     ] = False,
+    image_dir: ImageDir = None,
 ) -> int:
     """Compare the catalog with the disks and QEMU, both ways.
 
@@ -30,7 +32,9 @@ def check(
     them meanwhile. Exit status 0 when nothing but notes is left, else 1.
     """
     invocation: Invocation = ctx.obj
-    found = invocation.run(lambda engine: engine.check(domain, fix=fix))
+    found = invocation.run(
+        lambda engine: engine.check(domain, fix=fix, image_folders=image_dir or ())
+    )
     if invocation.as_json:
         invocation.output.json(as_json(found))
     else:

@@ -145,6 +145,14 @@ def test_images_with_other_users_never_become_ours(cli: Cli, inside: Inside) -> 
     qemu_img("create", "-q", "-f", "qcow2", "-b", chain[1], "-F", "qcow2", clone)
     add(inside, vda=chain)
     clone_saw, disk_saw = seen(clone), seen(chain[-1])
+    elsewhere = cli.folder / "elsewhere"
+    elsewhere.mkdir()
+    hidden = elsewhere / "hidden.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", chain[2], "-F", "qcow2", hidden)
+    looking = ("--dry-run", "--image-dir", str(elsewhere))
+    warned = inside.json("adoption", *ADOPT, *looking)["images"]
+    assert [os.path.basename(i["path"]) for i in warned if i["ours"]] == ["web.s1"]
+    hidden.unlink()
     adopted = inside.json("adoption", *ADOPT, "--yes")
 
     assert list(labels(adopted)) == ["golden", "web", "s1"]

@@ -169,6 +169,13 @@ def test_images_based_on_ours(web: Cli, inside: Inside) -> None:
     }
     assert not any(finding["fixable"] for finding in told.values())
 
+    elsewhere = web.folder / "elsewhere"
+    elsewhere.mkdir()
+    hidden, lower = elsewhere / "hidden", web.folder / "vda.s1"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", lower, "-F", "qcow2", hidden)
+    more = set(found(inside, "--image-dir", str(elsewhere)))
+    assert more - set(told) == {"orphan_image hidden"}
+
     # Another domain's images are known, as soon as it is.
     inside("domain", "add", "other", "--disk", f"vda={web.folder / 'clone.s1'}")
     assert set(found(inside)) == {"orphan_image newer"}
