@@ -62,7 +62,7 @@ def plan_from(facts: Facts, identify: Callable[[str], FileId | None]) -> Plan:
         for disk in facts.disks
         if disk.fold is not None and (disk, disk.fold) not in facts.folds
     }
-    return Plan(
+    plan = Plan(
         domain=facts.domain.name,
         snapshot=facts.named,
         snapshots=tuple(snapshot.name for snapshot in facts.snapshots),
@@ -87,11 +87,11 @@ def plan_from(facts: Facts, identify: Callable[[str], FileId | None]) -> Plan:
             for snapshot in facts.snapshots
             if snapshot.reason is not None
         },
-        risks=tuple(_risks(facts, folds, power)),
         has_more=facts.has_more,
         images=_images(facts, folds),
         searched=tuple(sorted({f for disk in facts.disks for f in disk.searched})),
     )
+    return replace(plan, risks=tuple(_risks(facts, plan)))
 
 
 def _images(facts: Facts, folds: Sequence[FoldPlan]) -> tuple[TreeImage, ...]:
@@ -194,27 +194,28 @@ def _image(header: ImageHeader, secret: str | None = None) -> Image:
     )
 
 
-def _risks(facts: Facts, folds: Sequence[FoldPlan], power: str) -> list[str]:
+def _risks(facts: Facts, plan: Plan) -> list[str]:
     risks = []
-    if any(fold.is_active for fold in folds):
+    pivots = any(plan.switches(fold) for fold in plan.folds)
+    if pivots:
         risks.append(
             "The disk's image name changes: whoever starts the domain must use the new"
             " one (`backfold domain args` prints it)."
         )
-    if any(not fold.is_stream for fold in folds):
+    if any(not fold.is_stream for fold in plan.folds):
         which = "snapshot" if len(facts.snapshots) == 1 else "snapshots"
         risks.append(
             f"Once copying has begun, the {which} cannot be reverted to any more, even"
             " if the deletion is rolled back."
         )
-    if power == "running" and any(fold.is_active for fold in folds):
+    if plan.power == "running" and pivots:
         risks.append("The guest stands still for the pivot, within --max-downtime.")
     risks += [
         f"The memory file {each.memory.path} is missing already."
         for each in facts.memories
         if each.memory.file is None
     ]
-    return [*risks, *_backup_risks(folds)]
+    return [*risks, *_backup_risks(plan.folds)]
 
 
 def _backup_risks(folds: Sequence[FoldPlan]) -> Iterator[str]:

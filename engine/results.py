@@ -101,7 +101,7 @@ class Deletion:
                         fold.base.path,
                         fold.copy_bytes,
                         states[fold.target],
-                        fold.is_active,
+                        row.plan is not None and row.plan.switches(fold),
                         tuple(image.path for image in fold.superseded),
                     )
                     for fold in folds

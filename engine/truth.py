@@ -37,7 +37,8 @@ def boot_sources(
     if deletion is None or deletion.plan is None:
         return tuple(BootSource(disk) for disk in domain.disks)
     rows = {fold.target: fold for fold in deletion.folds}
-    folds = {fold.target: fold for fold in deletion.plan.folds if fold.is_active}
+    plan = deletion.plan
+    folds = {fold.target: fold for fold in plan.folds if plan.switches(fold)}
     return tuple(
         _source(disk, folds[disk.target], rows[disk.target], images, deletion.id)
         if disk.target in folds

@@ -335,6 +335,18 @@ class Plan:
                 return fold
         raise KeyError(target)
 
+    def switches(self, fold: FoldPlan) -> bool:
+        """Whether the disk gets another image: a commit of the one that is written to.
+
+        The head of a branch beside the active chain is nobody's active image.
+        """
+        tops = [
+            image.is_active
+            for image in self.images
+            if (image.target, image.path) == (fold.target, fold.top.path)
+        ]
+        return fold.is_active and all(tops)
+
     def to_json(self) -> str:
         """The plan as stable JSON text."""
         return json.dumps(asdict(self), sort_keys=True)

@@ -332,7 +332,7 @@ def end_pass(db: Database, key: RunKey) -> None:
             "base": fold.base.path,
             "bytes": fold.copy_bytes,
             "state": states[fold.target],
-            "is_active": fold.is_active,
+            "is_active": row.plan is not None and row.plan.switches(fold),
             "superseded": [image.path for image in fold.superseded],
         }
         for fold in folds

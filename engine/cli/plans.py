@@ -106,7 +106,7 @@ def describe(found: Plan, removed: Sequence[str]) -> Iterator[str]:
     for target in dict.fromkeys(image.target for image in found.images):
         yield ""
         if target in folds:
-            yield from _describe_fold(folds[target], found.power)
+            yield from _describe_fold(folds[target], found)
         else:
             yield f"{target}: nothing is copied"
         yield from _describe_tree(found, target)
@@ -125,10 +125,10 @@ def describe(found: Plan, removed: Sequence[str]) -> Iterator[str]:
         yield from (f"  - {risk}" for risk in found.risks)
 
 
-def _describe_fold(fold: FoldPlan, power: str) -> Iterator[str]:
+def _describe_fold(fold: FoldPlan, plan: Plan) -> Iterator[str]:
     kind = "stream" if fold.is_stream else "commit"
     if not fold.is_stream:
-        kind = f"{'active' if fold.is_active else 'intermediate'} commit"
+        kind = f"{'active' if plan.switches(fold) else 'intermediate'} commit"
     layers = count(len(fold.layers), "image")
     yield f"{fold.target}: {kind} of {layers}: {fold.because}"
     room = ""
@@ -141,7 +141,7 @@ def _describe_fold(fold: FoldPlan, power: str) -> Iterator[str]:
         to = "nothing" if fold.linked_to is None else str(fold.link)
         yield f"  link     {fold.relinked.path} will be based on {to}"
     yield f"  undo     {records.undo(fold)}"
-    yield f"  guest    {records.guest(fold, power)}"
+    yield f"  guest    {records.guest(fold, plan)}"
     for bitmap in fold.bitmaps:
         yield f"  bitmap   {bitmap.name} {_FATES[bitmap.fate]}"
 

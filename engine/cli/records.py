@@ -80,7 +80,7 @@ def plan(found: Plan, removed: Sequence[str]) -> dict[str, Any]:
         "parent": found.parent,
         "power": found.power,
         "place": found.place,
-        "disks": [_fold_plan(fold, found.power) for fold in found.folds],
+        "disks": [_fold_plan(fold, found) for fold in found.folds],
         "images": [
             {
                 "target": image.target,
@@ -102,13 +102,13 @@ def plan(found: Plan, removed: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _fold_plan(fold: FoldPlan, power: str) -> dict[str, Any]:
+def _fold_plan(fold: FoldPlan, plan: Plan) -> dict[str, Any]:
     before = [image.path for image in fold.chain]
     return {
         "target": fold.target,
         "strategy": fold.strategy,
         "because": fold.because,
-        "active": fold.is_active,
+        "active": plan.switches(fold),
         "top": fold.top.path,
         "base": fold.base.path,
         "above": None if fold.above is None else fold.above.path,
@@ -117,7 +117,7 @@ def _fold_plan(fold: FoldPlan, power: str) -> dict[str, Any]:
         "space": fold.space_bytes,
         "free": fold.free_bytes,
         "undo": undo(fold),
-        "guest": guest(fold, power),
+        "guest": guest(fold, plan),
         "before": before,
         "after": after(fold),
         "bitmaps": [
@@ -135,13 +135,15 @@ def undo(fold: FoldPlan) -> str:
     return f"the domain stays as it is, but {names} cannot be reverted to any more"
 
 
-def guest(fold: FoldPlan, power: str) -> str:
+def guest(fold: FoldPlan, plan: Plan) -> str:
     """What the guest notices, in a sentence."""
-    if power == "off":
+    if plan.power == "off":
         return "is off"
-    if not fold.is_active:
+    if plan.place == "helper":
+        return "notices nothing: it does not run on these images"
+    if not plan.switches(fold):
         return "notices nothing but slower storage"
-    if power == "running":
+    if plan.power == "running":
         return "stands still for the pivot, within --max-downtime"
     return "stays paused"
 
