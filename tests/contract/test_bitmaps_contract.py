@@ -170,6 +170,37 @@ class BitmapsContract:
 
         asyncio.run(scenario())
 
+    def test_what_a_stream_copies_is_noted_by_nobody(
+        self, hypervisor: Hypervisor, world: QemuWorld, images: Images
+    ) -> None:
+        """Merged meanwhile, it is exact; and a stream that has ended harms nobody."""
+
+        async def scenario() -> None:
+            chain = world.chain("B", "F", "D")
+            for image in chain[:2]:
+                world.add_bitmap(image, "both")
+            world.write_block(chain[0], 10)
+            world.write_block(chain[1], 20)
+            plan = fold_plan(chain, chain[0], chain[1], strategy="stream")
+            async with new_helper(hypervisor) as (_, session):
+                live = await opened(session, chain, chain[0])
+                top, frozen, _ = live.images
+                await session.start(plan, live, None)
+                await reach(session, JOB, "pending")
+                assert await seen(session, top) == {"both": (1, True, False)}
+                await session.merge_bitmaps(
+                    [to_be(top, "both", (frozen, "both"), recording=True)]
+                )
+                await session.flush(top)
+                await session.finalize(JOB)
+                assert await seen(session, top) == {"both": (2, True, False)}
+                await session.quit()
+            assert stored(await images.header(chain[0].path, "qcow2")) == {
+                "both": (True, False)
+            }
+
+        asyncio.run(scenario())
+
     def test_bitmaps_are_changed_all_or_none(
         self, hypervisor: Hypervisor, world: QemuWorld
     ) -> None:

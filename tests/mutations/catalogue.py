@@ -19,6 +19,7 @@ CONTRACT: Final = "tests/contract/test_images_contract.py::TestQemuImages"
 LAST_LOOK: Final = (
     "tests/real/test_last_look.py::test_a_vote_that_was_taken_back_is_not_decided"
 )
+BITMAPS: Final = "tests/real/test_bitmaps.py"
 JOURNAL: Final = "tests/cli/test_bad_journal.py"
 
 
@@ -230,6 +231,40 @@ CATALOGUE: Final = (
             ),
         ),
         (f"{JOURNAL}::test_a_database_without_its_log_is_older_than_the_disks",),
+    ),
+    Mutation(
+        "bitmaps of the images above",
+        "what was written into superseded images is not merged",
+        "states/ballot.py",
+        (
+            (
+                "if bitmaps := await bitmaps_to_carry(session, voting, chains):",
+                "if bitmaps := ():",
+            ),
+        ),
+        (
+            f"{BITMAPS}::test_backups_go_on_when_snapshots_are_deleted_off",
+            f"{BITMAPS}::test_backups_go_on_when_a_range_is_deleted[stream]",
+        ),
+    ),
+    Mutation(
+        "notes of the base",
+        "what the base's bitmap had noted is not kept while a job copies into it",
+        "states/commit_per_disk.py",
+        (("    await note_bitmaps(ctx, session, fold, chain)\n", ""),),
+        (f"{BITMAPS}::test_roll_back_gives_the_base_its_bitmaps_back",),
+    ),
+    Mutation(
+        "a stream that has ended",
+        "QEMU is asked for its images while a stream is concluded",
+        "engine/qmp/session.py",
+        (
+            (
+                'if job["type"] != "stream" or job["status"] != "concluded":',
+                "if True:",
+            ),
+        ),
+        (f"{BITMAPS}::test_backups_go_on_when_a_range_is_deleted[stream]",),
     ),
     Mutation(
         "history without holes",

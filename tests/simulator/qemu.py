@@ -369,17 +369,31 @@ class Qemu:
             # The guest may have written meanwhile what a stream was about to copy.
             if not task.is_stream or cluster not in self._own(files, top):
                 value = self.read(files, task.top, cluster)
-                self._put(files, task.survivor, cluster, value, now)
+                self._put(
+                    files, task.survivor, cluster, value, now, noted=not task.is_stream
+                )
             task.todo.discard(cluster)
             task.done += WEIGHT
 
-    def _put(self, files: Files, name: str, cluster: int, value: int, now: int) -> None:
-        """Write a cluster: one that is not allocated yet needs new tables."""
+    def _put(
+        self,
+        files: Files,
+        name: str,
+        cluster: int,
+        value: int,
+        now: int,
+        *,
+        noted: bool = True,
+    ) -> None:
+        """Write a cluster: one that is not allocated yet needs new tables.
+
+        Bitmaps note it, unless a stream copies it.
+        """
         node = self.nodes[name]
         file = files.inodes[node.inode]
         file.mtime = now
         for dirt in node.bitmaps.values():
-            if dirt.recording and not dirt.inconsistent:
+            if noted and dirt.recording and not dirt.inconsistent:
                 dirt.clusters.add(cluster)
         if cluster in file.clusters or file.format == "raw":
             file.clusters[cluster] = value
