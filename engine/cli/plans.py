@@ -177,8 +177,9 @@ def _describe_removed(found: Plan, removed: Sequence[str]) -> Iterator[str]:
     for path in left:
         yield f"  {path} (no snapshot made it)"
     for kept in found.kept:
-        users = ", ".join(os.path.basename(path) for path in kept.dependents)
-        yield f"  {kept.path} (without a name: {users or 'nothing'} is based on it)"
+        users = " and ".join(os.path.basename(path) for path in kept.dependents)
+        verb = "is" if len(kept.dependents) < 2 else "are"
+        yield f"  {kept.path} (unnamed: {users or 'nothing'} {verb} based on it)"
 
 
 def _names(paths: Sequence[str]) -> dict[str, str]:
