@@ -30,6 +30,10 @@ KEY: Final = "backfold-key"
 ENCRYPTED: Final = f"encrypt.format=luks,encrypt.key-secret={KEY}"
 #: What qemu-img says of a wrong key.
 WRONG_KEY: Final = ("Invalid password", "encrypt.key-secret")
+#: A new key is made slow to guess by measuring how fast this host is, which now and
+#: then fails on a busy one; how often it is tried.
+NO_CLOCK: Final = "Unable to get accurate CPU usage"
+KEY_ATTEMPTS: Final = 10
 #: How much of what qemu-img says goes into an error.
 MESSAGE_CHARACTERS: Final = 2000
 #: How long to wait for the end of a process that was killed.
@@ -167,12 +171,15 @@ class QemuImg:
         in qemu-img, leaves nothing that counts.
         """
         target = f"/proc/self/fd/{descriptor}"
-        answer = await self.run(
-            *("create", "-q", "-u", "-f", "qcow2", *_keys(secret)),
-            *(() if secret is None else ("-o", ENCRYPTED)),
-            *("-b", link, "-F", backing_format, target, str(size)),
-            pass_fds=(descriptor,),
-        )
+        for _ in range(KEY_ATTEMPTS):
+            answer = await self.run(
+                *("create", "-q", "-u", "-f", "qcow2", *_keys(secret)),
+                *(() if secret is None else ("-o", ENCRYPTED)),
+                *("-b", link, "-F", backing_format, target, str(size)),
+                pass_fds=(descriptor,),
+            )
+            if NO_CLOCK not in answer.error:
+                break
         if answer.status != 0:
             raise _failed("create", link, answer)
 

@@ -6,10 +6,12 @@ runs; nothing of it, and nothing of the key, may be found anywhere in the open.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ import structlog
 from backfold.engine.api import Engine
 from backfold.engine.demo.guest import qemu_img
 from backfold.engine.images import QemuImages
-from backfold.engine.qemu_img import QemuImg
+from backfold.engine.qemu_img import KEY_ATTEMPTS, NO_CLOCK, QemuImg
 from backfold.engine.qmp.monitor import Monitor
 from backfold.journal.errors import Refused
 from backfold.journal.model import Disk
@@ -31,16 +33,33 @@ DOMAIN = "vault"
 KEY = "correct horse battery staple"
 MIB = 1 << 20
 SIZE = 8 * MIB
-#: A qemu-img whose new keys are not made slow to guess, which would take seconds.
+#: A qemu-img that copies an encrypted image instead of making one, which takes seconds,
+#: unless it is told to be real. The first time it fails as the real one does now and
+#: then.
 QUICK = """#!/bin/sh
-for word do
-    shift
-    case $word in
-    encrypt.format=luks,*) word=$word,encrypt.iter-time=10 ;;
-    esac
-    set -- "$@" "$word"
-done
-exec qemu-img "$@"
+case $* in
+*encrypt.format=luks,*) ;;
+*) exec qemu-img "$@" ;;
+esac
+if [ ! -e "$0.failed" ]; then
+    touch "$0.failed"
+    echo "qemu-img: x: Unable to get accurate CPU usage" >&2
+    exit 1
+fi
+if [ -e "$0.real" ]; then
+    for word do
+        shift
+        case $word in encrypt.format=luks,*) word=$word,encrypt.iter-time=10 ;; esac
+        set -- "$@" "$word"
+    done
+    exec qemu-img "$@"
+fi
+# create -q -u -f qcow2 --object SECRET -o OPTIONS -b LINK -F FORMAT TARGET SIZE
+cat "$0.image" >"${14}"
+shift 5
+exec qemu-img rebase -u "$1" "$2" "$5" "$6" "$7" "$8" 'json:{"driver": "qcow2",
+"encrypt": {"format": "luks", "key-secret": "backfold-key"}, "backing": null,
+"file": {"driver": "file", "filename": "'"$9"'"}}'
 """
 
 
@@ -53,7 +72,15 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     secret = f"secret,id=k,file={key}"
     image = folder / "image"
     words = ["--object", secret, "-o", options, str(image), str(SIZE)]
-    qemu_img("create", "-q", "-f", "qcow2", *words)
+    for _ in range(KEY_ATTEMPTS):
+        done = subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", *words],
+            capture_output=True,
+            text=True,
+        )
+        if NO_CLOCK not in done.stderr:
+            break
+    assert done.returncode == 0, done.stderr
     return image
 
 
@@ -78,6 +105,7 @@ class Vault:
         self.quick = folder / "quick-qemu-img"
         self.quick.write_text(QUICK)
         self.quick.chmod(0o755)
+        Path(f"{self.quick}.image").symlink_to(image)
         self.monitor, self.second = folder / "monitor", folder / "second"
 
     def engine(self, probe: Any = None) -> Engine:
@@ -253,6 +281,7 @@ def test_alive(vault: Vault, qemu: subprocess.Popen[bytes]) -> None:
             await vault.record(engine)
             await human(vault, "write -P 1 0 2M")
         await die_with_an_open_overlay(vault)
+        Path(f"{vault.quick}.real").touch()
         async with vault.engine(Watch(vault)) as engine:
             (end,) = await engine.recover()
             assert not isinstance(end, Exception) and end.state == "undone"
@@ -272,6 +301,21 @@ def test_alive(vault: Vault, qemu: subprocess.Popen[bytes]) -> None:
     qemu.wait()
     orders = ("read -P 1 0 1M", "read -P 2 1M 2M", "read -P 3 4M 1M")
     vault.io(*orders, chain=(vault.base,))
+
+
+def planned(vault: Vault) -> str:
+    """The strategy that the command line tells."""
+    journal = vault.folder / "journal" / "journal.db"
+    told = subprocess.run(
+        [
+            *(sys.executable, "-m", "backfold", "--json", "--journal", str(journal)),
+            *("plan", DOMAIN, "s1", "--secret", f"vda={vault.key}"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr
+    return str(json.loads(told.stdout)["disks"][0]["strategy"])
 
 
 def test_refusals(vault: Vault) -> None:
@@ -307,7 +351,6 @@ def test_refusals(vault: Vault) -> None:
             for call in (engine.plan, engine.delete):
                 options = {"secrets": vault.secrets, "strategy": "commit"}
                 await refused(call, "unsupported_image", **options)
-            found = await engine.plan(DOMAIN, "s1", secrets=vault.secrets)
-            assert found.folds[0].strategy == "stream"
+        assert await asyncio.to_thread(planned, vault) == "stream"
 
     play(story())
