@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlite_utils import Database
 
-from ..journal import runs
+from ..journal import catalog, runs
 from ..journal.errors import CommandFailed
 from ..journal.model import FoldPlan
 from .ballot import TooMuch, flush_copied, take_votes, wait_for_room
@@ -25,7 +25,7 @@ from .hold import (
 from .pivot_off import is_folded_again, switch_links_off
 from .ports import Session
 from .read_only import restore_read_only
-from .start_paused import helper_session
+from .start_paused import end_helper, helper_session
 
 Folds = tuple[FoldPlan, ...]
 
@@ -45,7 +45,7 @@ async def pivot(ctx: Context) -> Move:
             await release_votes(ctx)
         session = await ctx.connect()
         if session is None:
-            kept = await switch_links_off(ctx)
+            kept = await switch_links_off(ctx, ctx.plan.folds)
             if kept:
                 session = await helper_session(ctx, kept)
         else:
@@ -100,23 +100,37 @@ async def _finalize(ctx: Context, session: Session) -> Folds:
         )
         await end_watch(ctx)
     if strangers:
-        raise Stuck(
-            f"QEMU has {', '.join(strangers)} on an image that is not known here.",
-            "Nothing was removed: overlay and base are both still there.",
-            f"`backfold log {ctx.id}` names both; then run recover.",
-        )
+        kept += await _switch_branches(ctx, strangers)
     return kept
 
 
-async def _positions(ctx: Context, session: Session) -> tuple[Folds, list[str]]:
-    """Folds whose disk is still on its overlay, and disks on an unknown image.
+async def _switch_branches(ctx: Context, folds: Folds) -> Folds:
+    """Switch branches that the domain does not use, when it was started meanwhile.
+
+    Our helper may still have them open. With its end they are as with QEMU gone: what
+    was copied has been flushed before the decision. Returns what was kept.
+    """
+    domain = await ctx.read(lambda db: catalog.domain(db, ctx.plan.domain))
+    sources = {disk.source for disk in domain.disks}
+    if used := [fold.target for fold in folds if fold.active_image.path in sources]:
+        raise Stuck(
+            f"QEMU has {', '.join(used)} on an image that is not known here.",
+            "Nothing was removed: overlay and base are both still there.",
+            f"`backfold log {ctx.id}` names both; then run recover.",
+        )
+    await end_helper(ctx)
+    return await switch_links_off(ctx, folds)
+
+
+async def _positions(ctx: Context, session: Session) -> tuple[Folds, Folds]:
+    """Folds whose disk is still on its overlay, and those that QEMU does not have.
 
     In a helper no device shows where an active fold stands, and nobody writes: top
     and base have been equal since the vote, so that a voted fold has switched.
     """
     chains = await ctx.chains(session)
     kept: list[FoldPlan] = []
-    strangers: list[str] = []
+    strangers: list[FoldPlan] = []
     for fold in ctx.plan.folds:
         if session.is_helper and fold.is_active:
             if is_folded_again(ctx, fold):
@@ -126,8 +140,8 @@ async def _positions(ctx: Context, session: Session) -> tuple[Folds, list[str]]:
         if position is Position.ON_TOP:
             kept.append(fold)
         elif position is Position.ELSEWHERE and not session.is_helper:
-            strangers.append(fold.target)
-    return tuple(kept), strangers
+            strangers.append(fold)
+    return tuple(kept), tuple(strangers)
 
 
 async def _fold_again(ctx: Context, session: Session, folds: Folds) -> None:
@@ -229,9 +243,9 @@ async def _close(ctx: Context, session: Session) -> None:
     What lies below the active image is read-only afterwards, as it was before.
     """
     await forget_jobs(session, ctx.plan.folds)
-    old = {image.file for fold in ctx.plan.folds for image in fold.superseded}
     opened = await session.open_images(ctx.aliases())
-    if superseded := [image for image in opened if image.file in old]:
+    old = [image.file for fold in ctx.plan.folds for image in fold.superseded]
+    if superseded := [image for file in old for image in opened if image.file == file]:
         await session.drop(superseded)
     await forget_notes(session, ctx.plan.folds, opened)
     if not session.is_helper:

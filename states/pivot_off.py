@@ -9,8 +9,10 @@ from .hold import end_watch, nothing_else, released, take_fences_back
 from .stamps import WentOn, went_on
 
 
-async def switch_links_off(ctx: Context) -> tuple[FoldPlan, ...]:
-    """Switch what is not switched yet, with nobody at the images.
+async def switch_links_off(
+    ctx: Context, folds: tuple[FoldPlan, ...]
+) -> tuple[FoldPlan, ...]:
+    """Switch what is not switched yet of these folds, with nobody at their images.
 
     Returns the folds whose disk somebody kept on its overlay. Keeps invariant 2:
     the stamps of the decision tell which image went on. What intermediate folds
@@ -18,17 +20,17 @@ async def switch_links_off(ctx: Context) -> tuple[FoldPlan, ...]:
     "switched" is durable, the old chain still opens. One that was being folded again
     has copied since, so that it is kept too, until it has voted again.
     """
-    await _nobody_else(ctx)
+    await _nobody_else(ctx, folds)
     if ctx.row.hold is not None:
         await ctx.effects.perform(
             "release_guest", nothing_else, noting=lambda _: released(ctx)
         )
         await end_watch(ctx)
-    actives = tuple(fold for fold in ctx.plan.folds if fold.is_active)
+    actives = tuple(fold for fold in folds if fold.is_active)
     kept = tuple(fold for fold in actives if _overlay_went_on(ctx, fold))
     if kept:
         await ctx.effects.perform("unfence", lambda: take_fences_back(ctx, kept))
-    lower = tuple(fold for fold in ctx.plan.folds if not fold.is_active)
+    lower = tuple(fold for fold in folds if not fold.is_active)
     again = tuple(fold for fold in lower if is_folded_again(ctx, fold))
     for fold in lower:
         if fold not in again:
@@ -41,12 +43,12 @@ def is_folded_again(ctx: Context, fold: FoldPlan) -> bool:
     return ctx.fold_state(fold.target) in ("copying", "converged")
 
 
-async def _nobody_else(ctx: Context) -> None:
+async def _nobody_else(ctx: Context, folds: tuple[FoldPlan, ...]) -> None:
     """Nobody has the bases: a QEMU whose monitor does not answer may yet do so.
 
     Raises `OutcomeUnknown`, so that the monitor is asked again for a while.
     """
-    for fold in ctx.plan.folds:
+    for fold in folds:
         if users := await ctx.images.users(fold.survivor.path):
             raise OutcomeUnknown(
                 f"{fold.survivor.path} is in use ({users[0].what}), but no monitor of"
