@@ -17,7 +17,8 @@ from .engine import Journal
 from .world import World
 
 _QUERIES: Final = (
-    "select snapshot, state, plan, helper, hold, cancel_requested, reason is null,"
+    "select snapshot, state, plan, passes, helper, hold, cancel_requested,"
+    " reason is null,"
     " finished is null from deletions order by started",
     "select target, state, top_stamp, base_stamp from folds order by deletion, target",
     "select snapshot, state, plan, finished is null from creations order by started",
@@ -25,6 +26,7 @@ _QUERIES: Final = (
     "select name, parent, status, current from snapshots order by name",
     "select snapshot, target, frozen from snapshot_disks order by 1, 2",
     "select path, made_by is null from images order by path",
+    "select path from kept_images order by path",
     "select distinct machine, trigger from transitions where kind = 'announce'"
     " order by 1, 2",
 )

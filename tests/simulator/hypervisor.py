@@ -155,7 +155,7 @@ class SimSession:
         """Start the job of a fold."""
         top, base = _node_of(chain, fold.top), _node_of(chain, fold.base)
         above = None
-        if fold.above is not None:
+        if fold.above is not None and not fold.is_stream:
             above = _node_of(chain, fold.above)
         device = "" if self.is_helper else chain.device
 

@@ -29,6 +29,8 @@ def judge(play: Play, meddled: bool = False) -> None:
     if _is_unproved(play):
         return
     _nothing_unnoted(play)
+    if not meddled and (wrong := list(_others(play))):
+        raise Violation("; ".join(wrong))
     if world.domain is not None:
         for target in world.domain.devices:
             _complete(world, target, world.seen_by_guest(target), "the running guest")
@@ -61,7 +63,7 @@ def judge_end(play: Play, excused: bool, meddled: bool = False) -> None:
     judge(play, meddled)
     problems = list(_snapshots(play))
     if not excused:
-        problems += [*_left_overs(play, meddled), *_guest(world)]
+        problems += [*_left_overs(play, meddled), *_unfolded(play), *_guest(world)]
     if problems:
         raise Violation("; ".join(problems))
 
@@ -143,6 +145,24 @@ def _by_hand(play: Play) -> Iterator[tuple[str, str]]:
                 yield fold.target, fold.base.path
 
 
+def _others(play: Play) -> Iterator[str]:
+    """Snapshots that stay are exact at every moment, whatever becomes of others.
+
+    One whose image a decided fold has set aside already is read by that name, until
+    the catalog names the base.
+    """
+    world, db = play.world, play.journal.db
+    opened = [row.id for row in runs.list_deletions(db, only_open=True)]
+    for snapshot in catalog.snapshots(db, DOMAIN):
+        expected = world.frozen.get(snapshot.name, {})
+        for disk in snapshot.disks if snapshot.status == "valid" else ():
+            names = [disk.frozen, *(f"{disk.frozen}.backfold-{id}" for id in opened)]
+            path = next((n for n in names if n in world.files.names), disk.frozen)
+            found = world.content(path)
+            if found != expected.get(disk.target, found):
+                yield f"{snapshot.name} of {disk.target} is not in {path}: {found}"
+
+
 def _states(play: Play) -> str:
     db = play.journal.db
     rows = runs.list_deletions(db, only_open=True)
@@ -167,9 +187,7 @@ def _left_overs(play: Play, meddled: bool) -> Iterator[str]:
             for node in list(qemu.chain(root))[1:]:
                 if not node.read_only and f"{node.filename} stays" not in told_writable:
                     yield f"{node.filename} is still writable"
-    needed: set[str] = set()
-    for disk in catalog.domain(db, DOMAIN).disks:
-        needed |= set(_chain(world, disk.source))
+    needed = _needed(play)
     # What a power cut left of a new overlay may be no image: that is never removed.
     images = {
         n for n in world.files.names if world.files.inodes[world.files.names[n]].header
@@ -178,11 +196,50 @@ def _left_overs(play: Play, meddled: bool) -> Iterator[str]:
         "select value from transitions, json_each(detail, '$.left')"
         " where machine = 'creation' and trigger = 'undo'"
     )
-    extra = sorted(images - needed - {str(row["value"]) for row in told})
+    extra = images - needed - {str(row["value"]) for row in told} - _not_ours(play)
     if extra and not meddled:
-        yield f"files are left: {extra}"
+        yield f"files are left: {sorted(extra)}"
     if world.guarded is not None:
         yield "a guard is left"
+
+
+def _needed(play: Play) -> set[str]:
+    """Every image that a disk or a snapshot is made of."""
+    db = play.journal.db
+    heads = [disk.source for disk in catalog.domain(db, DOMAIN).disks]
+    for snapshot in catalog.snapshots(db, DOMAIN):
+        heads += [disk.frozen for disk in snapshot.disks]
+    return {path for head in heads for path in _chain(play.world, head)}
+
+
+def _not_ours(play: Play) -> set[str]:
+    """Images that no snapshot made: they are left where they are."""
+    return {f"/images/{target}.qcow2" for target in play.world.acknowledged}
+
+
+def _unfolded(play: Play) -> Iterator[str]:
+    """Images that are neither active nor a snapshot's, and that only one needs.
+
+    Not after a deletion that told why it left them: by the scope that was asked for,
+    or by the edge that finishes early.
+    """
+    db = play.journal.db
+    early = db.execute(
+        "select 1 from transitions where kind = 'edge' and trigger = 'finish'"
+        " and json_extract(detail, '$.because') is not 'nothing is left to fold'"
+    ).fetchone()
+    last = [row.state for row in runs.list_deletions(db, only_open=False)][:1]
+    asked = play.scene.bare or play.scene.more.get("metadata_only")
+    if early or last != ["completed"] or asked:
+        return
+    named = {disk.source for disk in catalog.domain(db, DOMAIN).disks}
+    for snapshot in catalog.snapshots(db, DOMAIN):
+        named |= {disk.frozen for disk in snapshot.disks}
+    needed = _needed(play)
+    below = [list(_chain(play.world, path))[1:2] for path in needed]
+    for path in sorted(needed - named - _not_ours(play)):
+        if below.count([path]) < 2:
+            yield f"{path} could be folded"
 
 
 def _snapshots(play: Play) -> Iterator[str]:
@@ -195,6 +252,8 @@ def _snapshots(play: Play) -> Iterator[str]:
         expected = world.frozen.get(snapshot.name) or _taken(play, snapshot.name)
         for disk in snapshot.disks:
             found = world.content(disk.frozen)
+            if found is None:
+                yield f"{snapshot.name} of {disk.target} cannot be read"
             wanted = expected.get(disk.target, found)
             if snapshot.status == "valid" and found != wanted:
                 yield f"{snapshot.name} of {disk.target} is not what was frozen"

@@ -118,7 +118,7 @@ class Play:
         if self.scene.order == "create":
             await engine.create_snapshot(DOMAIN, "new")
         else:
-            await engine.delete(DOMAIN, self.scene.delete)
+            await engine.delete(DOMAIN, self.scene.delete, **self.scene.more)
 
 
 async def _recover(engine: SimEngine) -> None:

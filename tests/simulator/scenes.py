@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from backfold.journal.model import Disk
 
@@ -18,7 +19,12 @@ DOMAIN: Final = "web"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A domain, its snapshots, and which of them is deleted (or ``taken``)."""
+    """A domain, its snapshots, and which of them is deleted (or ``taken``).
+
+    ``history`` is what was done before: ``s1`` takes a snapshot, ``<s1`` goes back to
+    it, ``-s1`` deletes it; without it snapshots were taken, one after the other.
+    ``more`` are further arguments of the deletion.
+    """
 
     name: str
     power: str
@@ -32,7 +38,21 @@ class Scene:
     bare: bool = False
     #: Backups began before the first snapshot.
     backed_up: bool = False
+    history: tuple[str, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What is done before the order."""
+        return self.history or tuple(f"s{n + 1}" for n in range(self.snapshots))
+
+
+_STREAM: Final = {"strategy": "stream"}
+_AUTO: Final = {"strategy": "auto"}
+#: A branch that is not in use (s3, or s3 and s4), beside the one that is.
+_FORK: Final = ("s1", "s2", "s3", "<s2")
+_BRANCH: Final = ("s1", "s2", "s3", "s4", "<s1")
+_TREE: Final = ("s1", "s2", "s3", "s4", "<s2", "s5")
 
 SCENES: Final = {
     scene.name: scene
@@ -53,6 +73,85 @@ SCENES: Final = {
         Scene("off-bare", "off", bare=True),
         Scene("running-backed-up", "running", backed_up=True),
         Scene("off-backed-up", "off", delete="s1", backed_up=True),
+        Scene("running-stream", "running", more=_STREAM),
+        Scene("running-stream-middle", "running", snapshots=3, more=_STREAM),
+        Scene(
+            "running-stream-all",
+            "running",
+            delete="s1",
+            more={**_STREAM, "through": "s2"},
+        ),
+        Scene("running-range", "running", snapshots=3, more={"through": "s3"}),
+        Scene("running-range-deep", "running", snapshots=4, more={"through": "s3"}),
+        Scene(
+            "running-range-stream",
+            "running",
+            snapshots=4,
+            more={**_STREAM, "through": "s3"},
+        ),
+        Scene(
+            "running-auto-2",
+            "running",
+            disks=2,
+            snapshots=3,
+            partial=("s3",),
+            more=_AUTO,
+        ),
+        Scene("paused-stream", "paused", more=_STREAM),
+        Scene("off-stream", "off", snapshots=3, more=_STREAM),
+        Scene("off-range", "off", snapshots=4, more={"through": "s3"}),
+        Scene("running-keep", "running", history=_FORK),
+        Scene("running-again", "running", history=(*_FORK, "-s2"), delete="s3"),
+        Scene(
+            "running-again-stream",
+            "running",
+            history=(*_FORK, "-s2"),
+            delete="s3",
+            more=_STREAM,
+        ),
+        Scene("off-again", "off", history=(*_FORK, "-s2"), delete="s3"),
+        Scene("running-beside", "running", history=_BRANCH, delete="s3"),
+        Scene("running-beside-deep", "running", history=_BRANCH),
+        Scene(
+            "running-beside-stream",
+            "running",
+            history=_BRANCH,
+            delete="s3",
+            more=_STREAM,
+        ),
+        Scene("off-branch", "off", history=_BRANCH, delete="s3"),
+        Scene("off-branch-stream", "off", history=_BRANCH, more=_STREAM),
+        Scene(
+            "running-places",
+            "running",
+            history=_TREE,
+            delete="s1",
+            more={**_AUTO, "through": "s3"},
+        ),
+        Scene(
+            "off-places",
+            "off",
+            history=_TREE,
+            delete="s1",
+            more={**_AUTO, "through": "s3"},
+        ),
+        Scene("running-children", "running", history=_FORK, more={"scope": "children"}),
+        Scene(
+            "running-children-branch",
+            "running",
+            history=_BRANCH,
+            more={"scope": "children"},
+        ),
+        Scene(
+            "running-children-only",
+            "running",
+            snapshots=3,
+            delete="s1",
+            more={"scope": "children-only"},
+        ),
+        Scene(
+            "running-metadata", "running", history=_FORK, more={"metadata_only": True}
+        ),
     )
 }
 
@@ -78,11 +177,15 @@ def build(
         async with SimEngine(world, journal, Life(Quiet()), locks) as engine:
             disks = [Disk(t, path, format) for t, (path, format) in sources.items()]
             await engine.add_domain(DOMAIN, disks, MONITOR)
-            for number in range(1, scene.snapshots + 1):
-                name = f"s{number}"
-                exclude = targets[-1:] if name in scene.partial else ()
-                await engine.create_snapshot(DOMAIN, name, exclude=exclude)
-                note_snapshot(world, name, [t for t in targets if t not in exclude])
+            for number, step in enumerate(scene.steps, 1):
+                if step.startswith("-"):
+                    await engine.delete(DOMAIN, step[1:])
+                elif step.startswith("<"):
+                    await _go_back(world, engine, step[1:])
+                else:
+                    exclude = targets[-1:] if step in scene.partial else ()
+                    await engine.create_snapshot(DOMAIN, step, exclude=exclude)
+                    note_snapshot(world, step, [t for t in targets if t not in exclude])
                 _write(world, number)
 
     loop.run_until_complete(prepare())
@@ -100,6 +203,16 @@ def build(
     data = journal.data
     journal.close()
     return world, data
+
+
+async def _go_back(world: World, engine: SimEngine, name: str) -> None:
+    """Off, reverted to a snapshot of all disks, and on again."""
+    assert world.domain is not None
+    world.quit(world.domain)
+    await engine.revert(DOMAIN, name, discard=True)
+    world.acknowledged = {t: c.copy() for t, c in world.frozen[name].items()}
+    sources = {d.target: (d.source, d.format) for d in await engine.disks(DOMAIN)}
+    assert world.boot_domain(sources) is None
 
 
 def note_snapshot(world: World, name: str, targets: list[str]) -> None:

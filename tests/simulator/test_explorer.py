@@ -1,4 +1,4 @@
-"""A slice of `make simulate`: everything once, in two scenes."""
+"""A slice of `make simulate`: kills at every moment, in some scenes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from simulator.explorer import ALL_KILLS, Explorer
 from simulator.history import Schedule, shrink
 from simulator.life import Quiet
 from simulator.quiet import silence
+from simulator.scenes import SCENES
 from simulator.world import BITMAP
 
 
@@ -51,6 +52,30 @@ def test_bitmaps_have_exactly_what_was_written(explorer: Explorer, scene: str) -
     explorer.every(explorer.start(scene), 1, ("kill", "kill-both-boot"))
 
     assert explorer.tally.failures == []
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_undisturbed_history_ends_well(explorer: Explorer, scene: str) -> None:
+    assert explorer.play(Schedule(scene)).ending.how == "done"
+
+
+@pytest.mark.parametrize(
+    ("scene", "kill"),
+    [
+        ("running-beside", "kill"),
+        ("paused-stream", "kill-both-boot"),
+        ("off-again", "power.lost"),
+        ("off-branch", "kill-start"),
+        ("off-places", "kill-back"),
+    ],
+)
+def test_kill_among_many_images_loses_nothing(
+    explorer: Explorer, scene: str, kill: str
+) -> None:
+    explorer.every(explorer.start(scene), 1, [kill])
+
+    assert explorer.tally.failures == []
+    assert len(explorer.tally.states) > 20
 
 
 def test_a_schedule_is_text_and_the_same_history_each_time(explorer: Explorer) -> None:
