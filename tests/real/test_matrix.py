@@ -6,8 +6,11 @@ what the engine says is to be booted, in snapshots that stay as well.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import subprocess
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import pytest
 from backfold.engine.demo.command import Style
 from backfold.engine.demo.guest import qemu_img
 from backfold.engine.results import Deletion
-from real.scene import DOMAIN, DOWNTIME_MS, Scene, play
+from real.scene import DOMAIN, DOWNTIME_MS, SIZE, Scene, play
 from sampled import sampled
 
 STYLES: tuple[Style, ...] = ("drive", "blockdev", "implicit", "relative")
@@ -450,3 +453,30 @@ def test_absolute_links_stay_absolute(tmp_path: Path) -> None:
             await scene.verify()
 
     play(story())
+
+
+def test_larger_overlay_on_another_file_system(tmp_path: Path) -> None:
+    """The base grows with the fold, and nothing is moved between file systems."""
+
+    async def story(other: str) -> None:
+        async with Scene(tmp_path, power="off") as scene:
+            overlay = os.path.join(other, "vda.s1")
+            assert os.stat(other).st_dev != os.stat(scene.images_folder).st_dev
+            await scene.take("s1", overlays={"vda": overlay})
+            qemu_img("resize", "-q", "-f", "qcow2", overlay, "+1M")
+            await asyncio.to_thread(qemu_io, overlay, f"write -P 7 {SIZE} 1M")
+            assert (await scene.delete("s1")).state == "completed"
+            assert os.listdir(other) == []
+            (disk,) = await scene.disks()
+            assert disk.chain == (scene.first_disks[0].source,)
+            await asyncio.to_thread(qemu_io, disk.source, f"read -P 7 {SIZE} 1M")
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        play(story(other))
+
+
+def qemu_io(path: str, order: str) -> None:
+    """Write a pattern, or find it again."""
+    command = ["qemu-io", "-f", "qcow2", "-c", order, path]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "failed" not in done.stdout, done.stdout
