@@ -12,6 +12,9 @@ from backfold.journal.errors import Refused
 from backfold.journal.model import Disk
 from real.scene import DOMAIN, SIZE, At, NoGuard, Scene, play
 
+#: Microseconds between two writes of the guest.
+CALM = 2000
+
 
 class Dead(BaseException):
     """Raised in a probe: the engine does nothing more, as if it were dead."""
@@ -22,7 +25,7 @@ class DataScene(Scene):
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.data: list[Path] = []
-        super().__init__(folder, guard=NoGuard(), **options)
+        super().__init__(folder, guard=NoGuard(), pause=CALM, **options)
 
     def _new_disk(self, target: str, format: str, relative: bool) -> Disk:
         path = self.images_folder / f"{target}.qcow2"
@@ -35,23 +38,18 @@ class DataScene(Scene):
 
 
 def test_bases_with_data_files(tmp_path: Path) -> None:
-    """Intermediate folds while the guest runs, active ones while it is off, and on."""
+    """Intermediate folds while the guest runs, active ones while it is off."""
 
     async def story() -> None:
         async with DataScene(tmp_path, disks=2) as scene:
-            for name in ("s1", "s2", "s3"):
+            for name in ("s1", "s2"):
                 await scene.take(name)
             await scene.write()
             assert (await scene.delete("s1")).state == "completed"
             await scene.write()
             await scene.verify_data()
             scene.machine.quit()
-            assert (await scene.delete("s3")).state == "completed"
-            await scene.verify_data()
-            await scene.boot()
-            await scene.write()
             assert (await scene.delete("s2")).state == "completed"
-            await scene.write()
             chains = [disk.chain for disk in await scene.disks()]
             assert chains == [(disk.source,) for disk in scene.first_disks]
             await scene.verify(strays=scene.data)
@@ -99,7 +97,7 @@ def test_overlay_with_a_data_file(tmp_path: Path) -> None:
     """It was not made by a snapshot, so its data file stays where it is."""
 
     async def story() -> None:
-        async with Scene(tmp_path) as scene:
+        async with Scene(tmp_path, pause=CALM) as scene:
             await scene.write()
             scene.machine.quit()
             await scene.take("s1")

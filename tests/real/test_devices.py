@@ -21,6 +21,8 @@ from backfold.journal.model import Disk
 from real.loops import loop_devices
 from real.scene import DOMAIN, SIZE, At, NoGuard, Scene, play
 
+#: Microseconds between two writes of the guest.
+CALM = 2000
 #: Room for the tables of a qcow2 image that is full.
 ROOMY = SIZE + (8 << 20)
 
@@ -38,7 +40,9 @@ class DeviceScene(Scene):
         """``formats`` names the format of each device: ``raw qcow2``."""
         self.devices = devices
         self.formats = formats.split()
-        super().__init__(folder, disks=len(devices), guard=NoGuard(), **options)
+        super().__init__(
+            folder, disks=len(devices), guard=NoGuard(), pause=CALM, **options
+        )
 
     def _new_disk(self, target: str, format: str, relative: bool) -> Disk:
         number = "abcdefgh".index(target[-1])
@@ -80,26 +84,21 @@ def devices(tmp_path: Path) -> Iterator[tuple[str, ...]]:
 
 
 def test_disks_on_devices(tmp_path: Path, devices: tuple[str, ...]) -> None:
-    """Intermediate and active folds into qcow2 and raw devices, running and off."""
+    """Intermediate folds into devices while the guest runs, active ones while off."""
 
     async def story() -> None:
         async with DeviceScene(tmp_path, devices, "qcow2 raw") as scene:
             with pytest.raises(UsageError) as caught:
                 await scene.engine.create_snapshot(DOMAIN, "s0")
             assert "--overlay vda=PATH" in caught.value.remedy
-            for name in ("s1", "s2", "s3"):
+            for name in ("s1", "s2"):
                 await scene.take(name)
             await scene.write()
             assert (await scene.delete("s1")).state == "completed"
             await scene.write()
             await scene.verify_data()
             scene.machine.quit()
-            assert (await scene.delete("s3")).state == "completed"
-            await scene.verify_data()
-            await scene.boot()
-            await scene.write()
             assert (await scene.delete("s2")).state == "completed"
-            await scene.write()
             assert [disk.chain for disk in await scene.disks()] == [
                 (device,) for device in devices
             ]
@@ -211,7 +210,7 @@ def test_overlay_on_a_device(tmp_path: Path, devices: tuple[str, ...]) -> None:
     """As an active image it cannot be fenced; below another overlay it just stays."""
 
     async def story() -> None:
-        async with Scene(tmp_path, guard=NoGuard()) as scene:
+        async with Scene(tmp_path, guard=NoGuard(), pause=CALM) as scene:
             await scene.take("s1")
             await scene.write()
             scene.machine.quit()
