@@ -456,3 +456,61 @@ def test_helper_that_has_ended_and_is_not_reaped(tmp_path: Path) -> None:
             await scene.verify(leaks=True)
 
     play(story())
+
+
+# Streams
+
+
+def test_others_end_the_job_of_a_stream(tmp_path: Path) -> None:
+    """Cancelled, finalized before it is flushed, its QEMU killed and started again."""
+
+    async def story() -> None:
+        async with Scene(tmp_path, pause=8000, guard=NoGuard()) as scene:
+            for name in ("s1", "s2", "s3", "s4"):
+                await scene.take(name, writes=5)
+            machine = scene.machine
+
+            def by_id(command: str) -> Callable[[], None]:
+                def act() -> None:
+                    (job,) = machine.qmp("query-jobs")
+                    word = "device" if command.startswith("block") else "id"
+                    machine.qmp(command, **{word: job["id"]})
+
+                return act
+
+            def restart() -> None:
+                machine.kill()
+                machine.disks = [("vda", Path(active), "qcow2")]
+                machine.start()
+
+            async def attacked(
+                snapshot: str, place: str, act: Callable[[], None]
+            ) -> bool:
+                """Whether the disk was streamed again after the decision."""
+                probe = At(place, act)
+                await scene.with_probe(probe)
+                await scene.delete(snapshot, strategy="stream")
+                await writes_on(scene)
+                return "pivot.start_job.done" in probe.seen
+
+            # Its vote is the last look: what was cancelled before is given up.
+            before = scene.catalog()
+            for command in ("job-cancel", "block-job-cancel"):
+                with pytest.raises(RolledBack):
+                    await attacked("s4", "vote.hold.noted", by_id(command))
+                assert scene.catalog() == before  # The snapshot is valid.
+                await writes_on(scene)
+            await scene.verify_data()
+            # Nothing was flushed yet, and there is only forward.
+            finalize = by_id("job-finalize")
+            assert not await attacked("s4", "commit_per_disk.proceed.noted", finalize)
+            # Decided: the old chain is the truth, and it is streamed again.
+            assert await attacked("s3", "vote.decide.noted", by_id("job-cancel"))
+            (active,) = [disk.source for disk in await scene.disks()]
+            assert await attacked("s2", "vote.decide.noted", restart)
+            assert {s.name for s in await scene.engine.catalog.snapshots(DOMAIN)} == {
+                "s1"
+            }
+            await scene.verify(leaks=True)
+
+    play(story())
