@@ -47,6 +47,18 @@ CATALOGUE: Final = (
         (LINK_LAST,),
     ),
     Mutation(
+        "flush of a stream in PENDING",
+        "QEMU is not told to flush what a stream copied before its link changes",
+        "states/ballot.py",
+        (
+            (
+                "    waiting = [fold for fold in folds if not fold.is_active]",
+                "    waiting = [f for f in folds if not (f.is_active or f.is_stream)]",
+            ),
+        ),
+        (LINK_LAST,),
+    ),
+    Mutation(
         "fsync of copied files",
         "the base of an intermediate fold is not synced before its link changes",
         "states/ballot.py",

@@ -104,7 +104,10 @@ def test_the_base_is_durable_before_the_overlay_is_fenced(
 def test_what_was_copied_is_flushed_and_durable_before_a_link_changes(
     tmp_path: Path, trace: Trace
 ) -> None:
-    """QEMU rewrites the link first and flushes later: so it is flushed before."""
+    """QEMU rewrites the link first and flushes later: so it is flushed before.
+
+    An intermediate commit, then a stream.
+    """
 
     async def story() -> None:
         async with Scene(tmp_path, guard=NoGuard()) as scene:
@@ -112,6 +115,12 @@ def test_what_was_copied_is_flushed_and_durable_before_a_link_changes(
             before = trace.between("vote.flush_copied.announced", "vote.hold.announced")
             names = [name for name in before if name.startswith(("flush", "sync"))]
             assert names.index("flush vda.s1") < names.index("sync vda.s1")
+            after = trace.between("pivot.finalize.done", "pivot.proceed.announced")
+            assert "sync vda.s3" in after
+            await scene.delete("s3", strategy="stream")
+            before = trace.between("vote.flush_copied.announced", "vote.hold.announced")
+            names = [name for name in before if name.startswith(("flush", "sync"))]
+            assert names == ["flush vda.s3", "sync vda.s3"]
             after = trace.between("pivot.finalize.done", "pivot.proceed.announced")
             assert "sync vda.s3" in after
             await scene.verify(leaks=True)
