@@ -13,7 +13,7 @@ JOBS ?= 2
 DOCUMENT ?=
 # For `make soak` and `make replay`: which choices, as they were printed.
 SEED ?=
-# For `make crash`: words that the names of cases must have (and JOBS).
+# For `make crash` and `make simulate`: what the names of cases must have (and JOBS).
 ONLY ?=
 
 bin := $(VENV)/bin
@@ -67,9 +67,10 @@ mutations: $(stamp) debian-test ## take one safeguard away at a time; print whic
 diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams from the declaration
 	$(bin)/python -m backfold.engine.diagram docs/state-diagrams
 
-simulate: $(stamp) ## explore simulated histories: SCHEDULES=, MINUTES=, JOBS=
+simulate: $(stamp) ## explore simulated histories: SCHEDULES=, MINUTES=, JOBS=, ONLY=
 	PYTHONPATH=tests $(bin)/python -m simulator --schedules $(SCHEDULES) \
 	    --minutes $(if $(filter file,$(origin MINUTES)),90,$(MINUTES)) --jobs $(JOBS) \
+	    --only '$(ONLY)' \
 	    $(if $(DOCUMENT),--document $(DOCUMENT))
 
 replay: $(stamp) ## run one simulated history again: SEED=...

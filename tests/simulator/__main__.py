@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
@@ -14,16 +15,17 @@ from .explorer import Explorer, Tally
 from .history import Schedule
 from .quiet import silence
 from .report import document, summary
+from .scenes import SCENES
 from .work import explore, units, working_folder
 
 
-def simulate(schedules: int, minutes: float, jobs: int) -> Tally:
+def simulate(schedules: int, minutes: float, jobs: int, scenes: Sequence[str]) -> Tally:
     """Explore until so many schedules were run, or so many minutes have passed."""
     deadline = time.monotonic() + minutes * 60
     total = Tally()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        work = units(schedules, deadline)
+        work = units(schedules, deadline, scenes)
         pending = {pool.submit(explore, next(work)) for _ in range(jobs)}
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -57,13 +59,17 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", default="", help="a word in the names of scenes")
     parser.add_argument("--replay", metavar="SCHEDULE")
     parser.add_argument("--document", type=Path, metavar="PAGE")
     options = parser.parse_args()
     if options.replay:
         return replay(options.replay)
     began, used = time.monotonic(), os.times()
-    total = simulate(options.schedules, options.minutes, options.jobs)
+    scenes = [name for name in SCENES if options.only in name]
+    if not scenes:
+        parser.error(f"no scene has {options.only!r} in its name")
+    total = simulate(options.schedules, options.minutes, options.jobs, scenes)
     spent = os.times()
     cpu = spent.children_user + spent.children_system
     cpu -= used.children_user + used.children_system

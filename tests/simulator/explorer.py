@@ -9,11 +9,10 @@ last copy before it.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -27,6 +26,7 @@ from .play import Play
 from .scenes import SCENES, build
 from .world import World
 
+UNLIMITED: Final = 1 << 60
 ALL_KILLS: Final = (
     *("kill", "kill-back", "kill-start", "kill-unguarded"),
     *("kill-both", "kill-both-boot"),
@@ -73,7 +73,7 @@ class Explorer:
     """Explores scenes; one process, one event loop."""
 
     def __init__(
-        self, locks: Path, *, limit: int = 1 << 60, deadline: float | None = None
+        self, locks: Path, *, limit: int = UNLIMITED, deadline: float | None = None
     ) -> None:
         """``locks`` is a directory of this process.
 
@@ -132,9 +132,15 @@ class Explorer:
         depth: int,
         only: Collection[str] = (*ALL_KILLS, *actions.DISTURBANCES),
     ) -> None:
-        """Run a branch, and everything that may happen after it, ``depth`` deep."""
+        """Run a branch, and everything that may happen after it, ``depth`` deep.
+
+        With a limit it is not everything, so that the order is a random one then.
+        """
         children, places = self._grow(branch, depth, only)
-        for child in itertools.chain(children, self._disturbed(branch, places, only)):
+        following = [*children, *self._disturbed(branch, places, only)]
+        if self._limit < UNLIMITED:
+            random.Random(str(branch.schedule)).shuffle(following)
+        for child in following:
             if self.is_over:
                 return
             self.every(child, depth - 1, only)
@@ -153,7 +159,7 @@ class Explorer:
 
     def _grow(
         self, branch: Branch, depth: int, only: Collection[str]
-    ) -> tuple[Iterable[Branch], list[tuple[int, str]]]:
+    ) -> tuple[list[Branch], list[tuple[int, str]]]:
         """Run a branch to its end: the kills on the way, and its moments."""
         found: list[Branch] = []
         places: list[tuple[int, str]] = []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .explorer import ALL_KILLS, Explorer, Tally
+from .explorer import ALL_KILLS, UNLIMITED, Explorer, Tally
 from .history import shrink
 from .quiet import silence
 from .scenes import SCENES
@@ -25,18 +25,23 @@ class Unit:
     kind: str
     scene: str
     number: int = 0
-    limit: int = 1 << 60
+    limit: int = UNLIMITED
     deadline: float = float("inf")
 
 
-def units(limit: int, deadline: float) -> Iterator[Unit]:
-    """One disturbance everywhere, then two kills, then up to three of any kind."""
-    for scene in SCENES:
-        yield Unit("one", scene, limit=limit, deadline=deadline)
-    for scene in SCENES:
-        yield Unit("two kills", scene, limit=limit // 20, deadline=deadline)
+def units(
+    limit: int, deadline: float, scenes: Sequence[str] = tuple(SCENES)
+) -> Iterator[Unit]:
+    """One thing at a time, then two kills, then up to three things of any kind.
+
+    A third of ``limit`` schedules goes to the first, a sixth to the second.
+    """
+    for kind, part in ("one", 3), ("two kills", 6):
+        for scene in scenes:
+            most = 1 + limit // part // len(scenes)
+            yield Unit(kind, scene, limit=most, deadline=deadline)
     for number in itertools.count():
-        for scene in SCENES:
+        for scene in scenes:
             yield Unit("random", scene, number, limit, deadline)
 
 
