@@ -7,14 +7,16 @@ compared with what the guest was told to be written.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import time
 from glob import glob
 from pathlib import Path
 
-from backfold.engine.demo.guest import export_raw
+from backfold.engine.demo.guest import export_raw, qemu_img
 from backfold.journal.model import Snapshot
+from crash.scenarios import Scenario
 from crash.stage import Copied
 from real.scene import DOMAIN, header_format
 
@@ -38,6 +40,9 @@ def of_living(scene: Copied, power: str, before: int) -> Faults:
     opened = {node["file"] for node in nodes if node["drv"] == "file"}
     known = {str(path) for path in scene.images()}
     floppies = {str(path) for path in scene.folder.glob("acknowledged-*.img")}
+    written = [n["node-name"] for n in nodes if n["drv"] == "qcow2" and not n["ro"]]
+    if len(written) != len(scene.first_disks):
+        faults.append(f"open for writing: {written}")
     # A node keeps the name that it was opened by: an image that was fenced and got
     # its name back is known by it again.
     if left := {name for name in opened - known - floppies}:
@@ -68,14 +73,14 @@ def of_bitmap(scene: Copied, name: str) -> Faults:
 
 
 async def of_dead(
-    scene: Copied, run: str, gone: str, leaks: bool
+    scene: Copied, run: str, scenario: Scenario, leaks: bool
 ) -> tuple[int, Faults]:
     """With everything off: writes verified, and what is lost or left over.
 
     Args:
         scene: Its guest has ended.
         run: The deletion.
-        gone: The snapshot that it deleted.
+        scenario: What it deleted, where.
         leaks: Whether lower images may have leaked clusters, as after a SIGKILL of
             QEMU in the middle of a copy. The active images always may.
     """
@@ -83,7 +88,7 @@ async def of_dead(
     async with scene.new_engine() as engine:
         disks = await engine.disks(DOMAIN)
         snapshots = await engine.catalog.snapshots(DOMAIN)
-        [deletion] = await engine.deletions()
+        deletion = await engine.deletion(run)
     raw = scene.folder / "verified.raw"
     written = scene.ledger.last_acknowledged()
     for number, disk in enumerate(disks):
@@ -95,20 +100,27 @@ async def of_dead(
         if not verdict.ok:
             faults.append(f"LOST on {disk.target}: {verdict.lost[:5]}")
     names = {snapshot.name for snapshot in snapshots}
-    expected = {"s1", "s2", "s3"} - ({gone} if deletion.state == "completed" else set())
+    gone = scenario.order.gone if deletion.state == "completed" else ()
+    expected = set(scene.brackets) - set(gone)
     if names != expected:
         faults.append(f"snapshots are {sorted(names)}, not {sorted(expected)}")
     targets = [disk.target for disk in disks]
     for snapshot in snapshots:
-        faults += _snapshot(scene, snapshot, targets, gone, raw)
+        faults += _snapshot(scene, snapshot, targets, scenario, raw)
     chains = {path for disk in disks for path in disk.chain}
+    for snapshot in snapshots:
+        for entry in snapshot.disks:
+            chains |= _chain(entry.frozen, entry.format)
     active = {disk.source for disk in disks}
     there = {str(path) for path in scene.images()}
-    if there != chains:
-        faults.append(f"files and chains differ: {sorted(there ^ chains)}")
+    needed = chains | {str(scene.images_folder / name) for name in scenario.left}
+    if there != needed:
+        faults.append(f"files and chains differ: {sorted(there ^ needed)}")
     recorded = {path for path, *_ in scene.rows("images")}
-    if recorded != chains:
-        faults.append(f"catalog and chains differ: {sorted(recorded ^ chains)}")
+    # What no snapshot made is left, and stays recorded.
+    known = chains | {str(scene.images_folder / name) for name in scenario.order.left}
+    if recorded != known:
+        faults.append(f"catalog and chains differ: {sorted(recorded ^ known)}")
     for path in sorted(there & chains):
         faults += _unsound(path, leaks or path in active)
     return written, faults + _left_over(scene, run)
@@ -125,12 +137,29 @@ def _journal(scene: Copied) -> Faults:
     return faults
 
 
+def _chain(path: str, format: str) -> set[str]:
+    """An image and all below it, by their headers."""
+    found = qemu_img(
+        "info", "-f", format, "--backing-chain", "--output=json", Path(path)
+    )
+    return {str(image["filename"]) for image in json.loads(found)}
+
+
 def _snapshot(
-    scene: Copied, snapshot: Snapshot, targets: list[str], gone: str, raw: Path
+    scene: Copied,
+    snapshot: Snapshot,
+    targets: list[str],
+    scenario: Scenario,
+    raw: Path,
 ) -> Faults:
-    """A valid snapshot holds its instant, the same on all disks."""
+    """A valid snapshot holds its instant, the same on all disks.
+
+    What a commit has written into may be invalid; a stream leaves all of them valid.
+    """
     if snapshot.status != "valid":
-        excused = snapshot.name == gone and snapshot.status == "invalid"
+        is_written = scenario.order.strategy == "commit"
+        gone = is_written and snapshot.name in scenario.order.gone
+        excused = gone and snapshot.status == "invalid"
         return [] if excused else [f"{snapshot.name} is {snapshot.status}"]
     low, high = scene.brackets[snapshot.name]
     faults: Faults = []
@@ -138,7 +167,8 @@ def _snapshot(
     for entry in snapshot.disks:
         export_raw(Path(entry.frozen), entry.format, raw)
         number = targets.index(entry.target)
-        verdict = scene.ledger.verify(raw, number, low=low, high=high)
+        ledger = scene.ledger_of(snapshot.name)
+        verdict = ledger.verify(raw, number, low=low, high=high)
         if verdict.cut is None:
             where = f"{snapshot.name} on {entry.target}"
             faults.append(f"LOST in {where}: {verdict.lost[:5]}")

@@ -13,23 +13,72 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from backfold.engine.demo.guest import qemu_img
 from crash.points import Point
 from crash.stage import Copied
 
 #: What backups note in, in the story that tells of them.
 BITMAP: Final = "nightly"
-#: Which of s1, s2 and s3 is deleted. Above the first one there is an overlay that
-#: is not the active image, and that has to be reopened for writing.
-GONE: Final = {"newest": "s3", "middle": "s2", "first": "s1"}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is deleted, and how; ``gone`` are the snapshots that go with it.
+
+    ``stage`` is where: see `crash.stage.STAGES`. ``left`` are images that stay beside
+    the chains, since no snapshot made them.
+    """
+
+    gone: tuple[str, ...]
+    strategy: str = "commit"
+    scope: str = "snapshot"
+    stage: str = "line"
+    left: tuple[str, ...] = ()
+
+    @property
+    def through(self) -> str | None:
+        """The last of a range."""
+        is_range = len(self.gone) > 1 and self.scope == "snapshot"
+        return self.gone[-1] if is_range else None
+
+
+#: In the line, above the first snapshot there is an overlay that is not the active
+#: image, and that has to be reopened for writing. What lies below the first one no
+#: snapshot made, so that its stream leads to no link at all.
+ORDERS: Final[Mapping[str, Order]] = {
+    "newest": Order(("s3",)),
+    "middle": Order(("s2",)),
+    "first": Order(("s1",)),
+    "stream-newest": Order(("s3",), "stream"),
+    "stream-middle": Order(("s2",), "stream"),
+    "stream-first": Order(("s1",), "stream", left=("vda.qcow2",)),
+    "range-newest": Order(("s2", "s3")),
+    "range-middle": Order(("s1", "s2")),
+    "stream-range": Order(("s2", "s3"), "stream"),
+    "leaf": Order(("s5",), stage="tree"),
+    "children": Order(("s4", "s5"), scope="children", stage="tree"),
+    "side": Order(("s4",), stage="tree"),
+    "stream-side": Order(("s4",), "stream", stage="tree"),
+    "branch": Order(("s3", "s4", "s5"), stage="tree"),
+    "fork": Order(("s2", "s3", "s4"), "auto", stage="tree"),
+}
+
+
+#: The file that somebody makes in a story.
+CLONE: Final = "clone.qcow2"
 
 
 @dataclass(frozen=True)
 class Story:
-    """Somebody disturbs a deletion at a point; ``leads_to`` says why that is here."""
+    """Somebody disturbs a deletion at a point; ``leads_to`` says why that is here.
+
+    ``left`` are files that he leaves beside the images.
+    """
 
     point: Point
     disturb: Callable[[Copied], None]
     leads_to: str
+    left: tuple[str, ...] = ()
 
 
 def _cancel(scene: Copied) -> None:
@@ -60,6 +109,13 @@ def _begin_backups(scene: Copied) -> None:
             bitmap = {"name": BITMAP, "persistent": True}
             node = inserted["node-name"]
             scene.machine.qmp("block-dirty-bitmap-add", node=node, **bitmap)
+
+
+def _clone(scene: Copied) -> None:
+    """Make somebody else's image on the one below the active image of the branch."""
+    [(below, _)] = scene.rows("kept_images", "path, domain")
+    link = ["-b", below, "-F", "qcow2"]
+    qemu_img("create", "-q", "-f", "qcow2", *link, scene.images_folder / CLONE)
 
 
 STORIES: Final[Mapping[str, Story]] = {
@@ -103,6 +159,17 @@ STORIES: Final[Mapping[str, Story]] = {
         _begin_backups,
         "a bitmap that backups need: note_bitmaps, carry_bitmaps",
     ),
+    "cloned": Story(
+        Point.parse("update_metadata.again.noted"),
+        _clone,
+        "a second pass that is refused: finish",
+        (CLONE,),
+    ),
+    "spoiled": Story(
+        Point.parse("vote.flush_copied.noted"),
+        _cancel,
+        "a second pass that is given up: roll_back, finish",
+    ),
 }
 
 
@@ -121,15 +188,44 @@ class Scenario:
         return name if self.told is None else f"{name}-{self.told}"
 
     @property
-    def snapshot(self) -> str:
-        """The snapshot that is deleted."""
-        return GONE[self.gone]
+    def order(self) -> Order:
+        """What is deleted."""
+        return ORDERS[self.gone]
 
     @property
     def story(self) -> Story | None:
         """Who disturbs it."""
         return None if self.told is None else STORIES[self.told]
 
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Files that stay beside the images of the chains."""
+        return self.order.left + (() if self.story is None else self.story.left)
+
+
+#: Streams, ranges, and what becomes of branches.
+WHOLE_TREE: Final = (
+    Scenario("running", "stream-newest", 1),
+    Scenario("running", "stream-middle", 2),
+    Scenario("off", "stream-newest", 1),
+    Scenario("off", "stream-first", 1),
+    Scenario("running", "stream-newest", 1, "kept"),
+    Scenario("running", "stream-middle", 1, "gone"),
+    Scenario("running", "stream-first", 1, "gone"),
+    Scenario("running", "range-newest", 1),
+    Scenario("running", "range-middle", 1),
+    Scenario("off", "range-newest", 1),
+    Scenario("running", "stream-range", 1),
+    Scenario("running", "leaf", 1),
+    Scenario("running", "children", 1),
+    Scenario("running", "side", 1),
+    Scenario("running", "stream-side", 1),
+    Scenario("running", "branch", 1),
+    Scenario("running", "branch", 1, "cloned"),
+    Scenario("running", "branch", 1, "spoiled"),
+    Scenario("running", "fork", 1),
+    Scenario("off", "fork", 1),
+)
 
 SCENARIOS: Final = (
     *(
@@ -149,6 +245,7 @@ SCENARIOS: Final = (
     Scenario("running", "middle", 1, "gone"),
     Scenario("running", "newest", 1, "died"),
     Scenario("running", "newest", 1, "noted"),
+    *WHOLE_TREE,
 )
 
 
