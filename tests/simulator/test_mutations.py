@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from backfold.states import ballot, hold, pivot, vote
+from backfold.states import ballot, hold, pivot, update_metadata, vote
+from backfold.states.context import Move
 from simulator.explorer import Explorer
 from simulator.quiet import silence
 
@@ -108,6 +109,15 @@ def test_no_round_trip_after_the_fence(
         explorer.every(restarted, 1, ("kill-both",))
 
     assert any("writes are not in" in what for _, what in explorer.tally.failures)
+
+
+def test_no_later_pass(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared image stays although only one image needs it now."""
+    monkeypatch.setattr(update_metadata, "onward", lambda ctx: Move("proceed"))
+
+    found = _found(explorer, "running-again")
+
+    assert found == ["/images/vda.s1 could be folded"]
 
 
 def test_no_release(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
