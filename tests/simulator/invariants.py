@@ -26,6 +26,7 @@ def judge(play: Play, meddled: bool = False) -> None:
     sees, else what the journal names, and what the rule without a journal names.
     """
     world = play.world
+    play.settle_reversion()
     if _is_unproved(play):
         return
     _nothing_unnoted(play)
@@ -84,12 +85,16 @@ def _is_unproved(play: Play) -> bool:
 
 
 def _is_in_doubt(play: Play) -> bool:
-    """Whether a power cut took the times by which a creation tells its images.
+    """Whether nobody can tell which images are wanted, so that both are kept.
 
-    Modification times are not durable before an fsync, so that it may have to say
-    that nobody can tell. It keeps both then.
+    A power cut may have taken the times by which a creation tells its images, as
+    they are not durable before an fsync. Or the domain was started between a revert's
+    last look, that it is off, and its record.
     """
-    creations = runs.open_creations(play.journal.db)
+    db = play.journal.db
+    if play.world.on_former:
+        return any(r.state == "recorded" for r in runs.open_reversions(db))
+    creations = runs.open_creations(db)
     return play.world.boot > 1 and any(c.state == "overlays_made" for c in creations)
 
 
@@ -167,7 +172,9 @@ def _states(play: Play) -> str:
     db = play.journal.db
     rows = runs.list_deletions(db, only_open=True)
     said = [f"deletion in {row.state} ({row.reason})" for row in rows]
-    return ", ".join(said + [f"creation in {r.state}" for r in runs.open_creations(db)])
+    said += [f"creation in {row.state}" for row in runs.open_creations(db)]
+    said += [f"reversion in {row.state}" for row in runs.open_reversions(db)]
+    return ", ".join(said)
 
 
 def _left_overs(play: Play, meddled: bool) -> Iterator[str]:
@@ -194,7 +201,7 @@ def _left_overs(play: Play, meddled: bool) -> Iterator[str]:
     }
     told = db.query(
         "select value from transitions, json_each(detail, '$.left')"
-        " where machine = 'creation' and trigger = 'undo'"
+        " where machine in ('creation', 'reversion') and trigger = 'undo'"
     )
     extra = images - needed - {str(row["value"]) for row in told} - _not_ours(play)
     if extra and not meddled:

@@ -94,7 +94,29 @@ class Play:
         """Runs that somebody has to finish."""
         db = self.journal.db
         opened = [row.id for row in runs.list_deletions(db, only_open=True)]
-        return opened + [row.id for row in runs.open_creations(db)]
+        opened += [row.id for row in runs.open_creations(db)]
+        return opened + [row.id for row in runs.open_reversions(db)]
+
+    def settle_reversion(self, booting: bool = False) -> None:
+        """From its record on the disks show the snapshot, and no former write.
+
+        Whoever boots before keeps what he booted, and what is written since.
+        """
+        world = self.world
+        if world.back_to is None or world.domain is not None:
+            return
+        found = self.journal.db.execute(
+            "select 1 from reversions where snapshot = ?"
+            " and state in ('recorded', 'reverted')",
+            (world.back_to,),
+        ).fetchone()
+        if found:
+            frozen = world.frozen[world.back_to]
+            world.acknowledged = {t: c.copy() for t, c in frozen.items()}
+        elif booting:
+            world.on_former = True
+        if found or booting:
+            world.back_to = None
 
     def sources(self) -> tuple[DomainDisk, ...]:
         """What `backfold domain show` tells to boot from, by the real code."""
@@ -107,6 +129,7 @@ class Play:
         sources = self.sources()
         if broken := [disk.broken for disk in sources if disk.broken is not None]:
             return str(broken)
+        self.settle_reversion(booting=True)
         why = self.world.boot_domain(
             {disk.target: (disk.source, disk.format) for disk in sources}
         )
@@ -117,6 +140,9 @@ class Play:
     async def _first(self, engine: SimEngine) -> None:
         if self.scene.order == "create":
             await engine.create_snapshot(DOMAIN, "new")
+        elif self.scene.order == "revert":
+            self.world.back_to = self.scene.delete
+            await engine.revert(DOMAIN, self.scene.delete, discard=True)
         else:
             await engine.delete(DOMAIN, self.scene.delete, **self.scene.more)
 

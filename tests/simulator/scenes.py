@@ -71,6 +71,8 @@ SCENES: Final = {
         Scene("running-create-2", "running", disks=2, snapshots=1, order="create"),
         Scene("off-create", "off", snapshots=1, order="create"),
         Scene("off-bare", "off", bare=True),
+        Scene("off-revert-2", "off", disks=2, delete="s1", order="revert"),
+        Scene("off-revert-branch", "off", history=_FORK, delete="s3", order="revert"),
         Scene("running-backed-up", "running", backed_up=True),
         Scene("off-backed-up", "off", delete="s1", backed_up=True),
         Scene("running-stream", "running", more=_STREAM),

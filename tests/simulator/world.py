@@ -60,6 +60,10 @@ class World:
         #: The QEMU in which a job was completed by hand: it alone can prove that.
         self.completed_in: int | None = None
         self.unproved = False
+        #: The snapshot that disks are about to be reverted to.
+        self.back_to: str | None = None
+        #: Started by hand while a revert was at work, from the former images.
+        self.on_former = False
         #: Whether the storage is full, and whether it fails.
         self.full = False
         self.broken = False
