@@ -49,8 +49,15 @@ async def retire(ctx: Context, target: str, image: Image, noted: Unit) -> None:
             )
 
     async def unlink() -> None:
-        if ours:
-            await ctx.images.unlink(fence, image.file)
+        if not ours:
+            return
+        await ctx.images.unlink(fence, image.file)
+        if name_of(image, fence, ctx.images) is not None:
+            raise Stuck(
+                f"{image.path} was set aside, and somebody gave it its name back.",
+                "It was not removed; the domain no longer needs it.",
+                f"Leave it to `backfold recover {ctx.id}`, which removes it.",
+            )
 
     await ctx.effects.perform("unlink", unlink, intent=intent, noting=gone)
     await ctx.refresh()

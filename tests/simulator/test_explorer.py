@@ -80,6 +80,19 @@ def test_kill_among_many_images_loses_nothing(
     assert len(explorer.tally.states) > 10
 
 
+def test_layer_that_got_its_name_back_is_removed_by_recovery(
+    explorer: Explorer,
+) -> None:
+    """The one below could not be removed otherwise, ever: it is based on that."""
+    places = explorer.play(Schedule("running-range")).places
+    moment = places.index("update_metadata.unlink.announced") + 1
+
+    history = explorer.play(Schedule("running-range", ((moment, "unfence"),)))
+
+    assert history.ending.how == "done"
+    assert "/images/vda.s3" not in history.play.world.files.names
+
+
 def test_a_schedule_is_text_and_the_same_history_each_time(explorer: Explorer) -> None:
     schedule = Schedule.parse("running-newest/60:kill/75:disconnect/90:power.7")
 
