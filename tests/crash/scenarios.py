@@ -60,7 +60,7 @@ ORDERS: Final[Mapping[str, Order]] = {
     "side": Order(("s4",), stage="tree"),
     "stream-side": Order(("s4",), "stream", stage="tree"),
     "branch": Order(("s3", "s4", "s5"), stage="tree"),
-    "fork": Order(("s2", "s3", "s4"), "auto", stage="tree"),
+    "fork": Order(("s2", "s3", "s4"), "stream", stage="tree"),
 }
 
 
