@@ -102,7 +102,7 @@ class DiskReader:
     async def _disk(
         self, target: str, kept: Sequence[str], folders: Sequence[str]
     ) -> DiskFacts:
-        disk = await self._tree(target, kept)
+        disk = await self._tree(target, kept, folders)
         live = _live_chain(self.seen.live, disk.chain)
         facts = DiskFacts(
             target, disk.chain, live, tuple(disk.misplaced), tuple(disk.broken)
@@ -115,7 +115,12 @@ class DiskReader:
         retired: list[RetiredFacts] = []
         lent: list[FileId] = []
         for image in outcome.retired:
-            found = await self._retired(disk.headers[image], outcome, folders)
+            found = await self._retired(
+                disk.headers[image],
+                outcome,
+                lambda file: bool(made.get(disk.headers[file].path)),
+                folders,
+            )
             on_lent = any(above in lent for above in tree.dependents(image))
             # What a disk that was taken away is based on is the operator's by now.
             if disk.active is None and (found.strangers or on_lent):
@@ -154,7 +159,9 @@ class DiskReader:
             return replace(facts, broken=((code, error.what),))
         return replace(facts, fold=fold)
 
-    async def _tree(self, target: str, kept: Sequence[str]) -> _Disk:
+    async def _tree(
+        self, target: str, kept: Sequence[str], folders: Sequence[str]
+    ) -> _Disk:
         """The chains of the active image, of every snapshot, and of what was kept."""
         headers: Headers = {}
         active = self.seen.domain.disk(target)
@@ -181,9 +188,14 @@ class DiskReader:
             else:
                 continue
             disk.misplaced.append((snapshot.name, entry.frozen, why))
-        for path in kept:
-            file = await self._look(disk, path, "qcow2", is_needed=False)
-            if file is not None:
+        spare = [
+            await self._look(disk, path, "qcow2", is_needed=False) for path in kept
+        ]
+        for file in spare:
+            # What somebody else needs stays, and is no reason to refuse anything.
+            if file in disk.headers and not await self._strangers(
+                disk.headers[file], set(disk.headers), folders
+            ):
                 disk.kept.add(file)
         return disk
 
@@ -215,11 +227,7 @@ class DiskReader:
             path = header.backing_path
             below[file] = None if path is None else self.images.identify(path)
         labels = {file: frozenset(names) for file, names in disk.labels.items()}
-        ours = {f for f, header in headers.items() if made.get(header.path)}
-        return (
-            DiskTree(below, disk.active, labels, frozenset(disk.kept), frozenset(ours)),
-            made,
-        )
+        return DiskTree(below, disk.active, labels, frozenset(disk.kept)), made
 
     def _pick(self, outcome: Outcome, disk: _Disk) -> Segment | None:
         """The segment of this pass: of a snapshot that goes, in the active chain."""
@@ -340,10 +348,14 @@ class DiskReader:
         self,
         image: ImageHeader,
         outcome: Outcome,
+        is_ours: Callable[[FileId], bool],
         folders: Sequence[str],
     ) -> RetiredFacts:
+        if not is_ours(image.file):
+            return RetiredFacts(image, (), (), is_ours=False)
         users = await self.images.users(image.path)
-        strangers = await self._strangers(image, set(outcome.retired), folders)
+        removed = {file for file in outcome.retired if is_ours(file)}
+        strangers = await self._strangers(image, removed, folders)
         return RetiredFacts(image, [u for u in users if u.holds], strangers)
 
 

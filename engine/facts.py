@@ -120,11 +120,15 @@ class FoldFacts:
 
 @dataclass(frozen=True, slots=True)
 class RetiredFacts:
-    """An image that nothing needs any more, and what yet uses it."""
+    """An image that nothing needs any more, and what yet uses it.
+
+    One that no snapshot made is left in place, whoever uses it.
+    """
 
     image: ImageHeader
     users: Sequence[ImageUser]
     strangers: tuple[str, ...]
+    is_ours: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def plan_from(facts: Facts, identify: Callable[[str], FileId | None]) -> Plan:
             for path, dependents in (*disk.kept, *_postponed(later.get(disk.target)))
         ),
         retired=tuple(
-            RetiredImage(disk.target, _image(each.image), is_ours=True)
+            RetiredImage(disk.target, _image(each.image), each.is_ours)
             for disk in facts.disks
             for each in disk.retired
         ),

@@ -39,15 +39,13 @@ class Outcome:
 class DiskTree:
     """``below`` are the links; ``labels`` the snapshots that froze an image.
 
-    ``kept`` images have lost their snapshots already. ``ours`` were made by a
-    snapshot; only those are ever retired.
+    ``kept`` images have lost their snapshots already.
     """
 
     below: Mapping[FileId, FileId | None]
     active: FileId | None
     labels: Mapping[FileId, frozenset[str]]
     kept: frozenset[FileId] = frozenset()
-    ours: frozenset[FileId] = frozenset()
     _above: dict[FileId, list[FileId]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -74,8 +72,7 @@ class DiskTree:
         while leaves := [
             image
             for image in sorted(unneeded - set(retired), key=_order)
-            if image in self.ours
-            and all(above in retired for above in self.dependents(image))
+            if all(above in retired for above in self.dependents(image))
         ]:
             retired += leaves
         left = unneeded - set(retired)

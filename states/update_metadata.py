@@ -44,8 +44,7 @@ async def update_metadata(ctx: Context) -> Move:
         if ctx.fold_state(fold.target) != "retired":
             await _retire_layers(ctx, fold)
     for retired in ctx.plan.retired:
-        if retired.is_ours:
-            await retire(ctx, retired.target, retired.image, lambda db: None)
+        await retire(ctx, retired.target, retired.image, lambda db: None)
     for memory in ctx.plan.memories:
         await retire_memory(ctx, memory)
     return Move("proceed") if ctx.row.helper is not None else onward(ctx)

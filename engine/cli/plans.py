@@ -85,7 +85,7 @@ def make_plan(
         found = await engine.plan(domain, snapshot, **selection)
         ours = engine.catalog.is_ours
         superseded = [image.path for fold in found.folds for image in fold.superseded]
-        retired = [each.image.path for each in found.retired]
+        retired = [each.image.path for each in found.retired if each.is_ours]
         removed = [path for path in superseded if await ours(path)]
         memories = [each.path for each in found.memories if each.file is not None]
         return found, [*removed, *retired, *memories]
@@ -171,6 +171,7 @@ def _describe_removed(found: Plan, removed: Sequence[str]) -> Iterator[str]:
         for image in fold.superseded
         if image.path not in removed
     ]
+    left += [each.image.path for each in found.retired if not each.is_ours]
     if left or found.kept:
         yield ""
         yield "Left in place:"
