@@ -11,8 +11,10 @@ MINUTES ?= 10
 SCHEDULES ?= 100000
 JOBS ?= 2
 DOCUMENT ?=
-# For `make soak` and `make replay`: which choices, as they were printed.
+# For `make soak`, `make replay` and `make trees`: which choices, as they were printed.
 SEED ?=
+# For `make trees`: how many walks.
+EXAMPLES ?= 100
 # For `make crash` and `make simulate`: what the names of cases must have (and JOBS).
 ONLY ?=
 
@@ -22,7 +24,7 @@ stamp := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help crash soak setup demo test every-case guard lint diagrams simulate replay clean \
-    mutations powercut debian-venv debian-qemu debian-test debian-diagrams
+    trees mutations powercut debian-venv debian-qemu debian-test debian-diagrams
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -54,6 +56,10 @@ powercut: $(stamp) debian-test ## cut the power anywhere in recorded runs; WITHO
 crash: $(stamp) debian-test ## kill at every moment, recover, read back (ONLY=, JOBS=)
 	PYTHONPATH=tests $(bin)/python -m crash.matrix --jobs $(JOBS) \
 	    --only '$(ONLY)' --results build/crash.jsonl $(ARGS)
+
+trees: $(stamp) debian-test ## walk at random through trees of snapshots (EXAMPLES=, SEED=)
+	EXAMPLES='$(EXAMPLES)' SEED='$(SEED)' $(bin)/python -m pytest -q -n 0 --timeout 0 \
+	    --show-capture no tests/real/test_random_trees.py $(ARGS)
 
 lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/ruff check
