@@ -100,11 +100,13 @@ class Play:
     def settle_reversion(self, booting: bool = False) -> None:
         """From its record on the disks show the snapshot, and no former write.
 
-        Whoever boots before keeps what he booted, and what is written since.
+        Whoever boots before keeps what he booted, and what is written since; but not
+        before it is planned: that is discarded as it was asked for.
         """
         world = self.world
         if world.back_to is None or world.domain is not None:
             return
+        booting = booting and bool(runs.open_reversions(self.journal.db))
         found = self.journal.db.execute(
             "select 1 from reversions where snapshot = ?"
             " and state in ('recorded', 'reverted')",
