@@ -22,7 +22,7 @@ def test_a15_deletion_by_command_line(web: Cli, inside: Inside) -> None:
     assert [one["name"] for one in listed] == ["s1"]
     assert memory.exists()
 
-    web.run("delete", "web", "s1", "--yes")
+    inside("delete", "web", "s1", "--yes")
 
     assert inside.json("snapshot-list", "snapshot", "list", "web")["snapshots"] == []
     assert not memory.exists()
