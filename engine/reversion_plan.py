@@ -241,6 +241,11 @@ class _DiskPlanner:
         self._check_managed(disk.target, disk.source, file)
         try:
             header = await images.header(disk.source, disk.format)
+            former = Image(
+                disk.source, disk.format, file, header.virtual_size, header.data
+            )
+            # First, so that what is written after it was measured does not go unseen.
+            stamp = stamp_of(former, images)
             secret = self._secrets.get(disk.target) if header.encrypted else None
             extents = await images.extents(disk.source, disk.format, secret)
             stays = await self._stays(disk, file)
@@ -267,8 +272,6 @@ class _DiskPlanner:
                         disk.target,
                     )
                 )
-        former = Image(disk.source, disk.format, file, header.virtual_size, header.data)
-        stamp = stamp_of(former, images)
         if stamp is None:
             message = f"{disk.source} or its data file is missing."
             self._refuse("missing_image", message, disk.target)
