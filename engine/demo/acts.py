@@ -97,7 +97,11 @@ class Acts:
                     )
 
             deletion = await self._engine.delete(
-                DOMAIN, "s2", bandwidth=BANDWIDTH, on_event=show
+                DOMAIN,
+                "s2",
+                strategy="commit",
+                bandwidth=BANDWIDTH,
+                on_event=show,
             )
         written = self._machine.acknowledged() - before
         stood = deletion.downtime_ms

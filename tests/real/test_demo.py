@@ -81,7 +81,9 @@ def test_points_are_those_that_a_deletion_passes(quick: Path) -> None:
             play = Acts(teller, quick, engine, draw(0))
             try:
                 await play.snapshots()
-                await engine.delete(acts.DOMAIN, "s3", max_downtime_ms=5000)
+                await engine.delete(
+                    acts.DOMAIN, "s3", strategy="commit", max_downtime_ms=5000
+                )
             finally:
                 await play.end()
 

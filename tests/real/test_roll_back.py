@@ -441,7 +441,11 @@ def test_copy_stops_and_goes_on(tmp_path: Path, faults: Faults) -> None:
             await scene.delete(snapshot)
         assert words in caught.value.what and caught.value.exit_status == 6
         assert base in caught.value.remedy
-        (job,) = scene.machine.qmp("query-jobs")
+        for _ in range(200):  # It stops at its next request.
+            (job,) = scene.machine.qmp("query-jobs")
+            if job["status"] != "running":
+                break
+            await asyncio.sleep(0.05)
         assert job["status"] in ("paused", "standby")
         await still_stuck(scene, words)
         assert (await status(scene, snapshot))[0] == "deleting"
