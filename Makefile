@@ -59,7 +59,8 @@ crash: $(stamp) debian-test ## kill at every moment, recover, read back (ONLY=, 
 
 trees: $(stamp) debian-test ## walk at random through trees of snapshots (EXAMPLES=, SEED=)
 	EXAMPLES='$(EXAMPLES)' SEED='$(SEED)' $(bin)/python -m pytest -q -n 0 --timeout 0 \
-	    --show-capture no tests/real/test_random_trees.py $(ARGS)
+	    --show-capture no tests/real/test_random_trees.py \
+	    tests/simulator/test_trees.py $(ARGS)
 
 lint: $(stamp) ## check style, types and the committed diagrams
 	$(bin)/ruff check

@@ -14,18 +14,11 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from real.scene import play
-from trees.real_machine import ORIGINS, RealMachine
-from trees.walk import KINDS, Step, Walk
+from trees.real_machine import RealMachine
+from trees.walk import ORIGINS, STEPS, Step, Walk
 
 EXAMPLES: Final = os.environ.get("EXAMPLES")
 SEED: Final = os.environ.get("SEED") or None
-
-NUMBERS: Final = st.integers(0, 60)
-STEPS: Final = st.lists(
-    st.tuples(st.sampled_from(KINDS), NUMBERS, NUMBERS, NUMBERS),
-    min_size=8,
-    max_size=20,
-)
 
 
 async def walk(origins: list[str], steps: list[Step]) -> None:

@@ -26,7 +26,6 @@ from .walk import BLOCKS
 BLOCK: Final = 64 << 10
 #: Magic, version, offset and length of the backing file name.
 _START: Final = struct.Struct(">4sIQI")
-ORIGINS: Final = ("qcow2", "raw", "template")
 
 
 class RealMachine:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from hypothesis import strategies as st
+
 from backfold.engine.api import Engine
 from backfold.journal import catalog
 from backfold.journal.errors import BackfoldError, Refused, RolledBack
@@ -37,6 +39,14 @@ KINDS: Final = (
     "die",
     "power",
 )
+NUMBERS: Final = st.integers(0, 60)
+STEPS: Final = st.lists(
+    st.tuples(st.sampled_from(KINDS), NUMBERS, NUMBERS, NUMBERS),
+    min_size=8,
+    max_size=20,
+)
+#: What a disk begins as: an image of its own, or one over a template.
+ORIGINS: Final = ("qcow2", "raw", "template")
 #: How a deletion is given up before its decision: a byte each second, and no time.
 SLOWLY: Final[Mapping[str, Any]] = {"bandwidth": 1, "timeout": 0.0}
 #: A guest may stand still for long where many tests share the processors.

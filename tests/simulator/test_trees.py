@@ -1,0 +1,59 @@
+"""The walks of `real/test_random_trees.py`, on a simulated host: many more of them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from real.scene import play
+from trees.walk import KINDS, ORIGINS, STEPS, Step, Walk
+
+from .quiet import silence
+from .tree_machine import SimMachine
+
+EXAMPLES: Final = int(os.environ.get("EXAMPLES") or 60)
+
+
+@pytest.fixture(autouse=True)
+def without_logs() -> None:
+    silence()
+
+
+async def walk(origins: list[str], steps: list[Step]) -> None:
+    """Do these steps; when one fails, say which ones there were."""
+    with tempfile.TemporaryDirectory() as folder:
+        went = await Walk.begin(SimMachine(Path(folder), origins))
+        try:
+            for step in steps:
+                await went.go(step)
+        except Exception as error:
+            error.add_note("\n".join(went.told))
+            raise
+        finally:
+            await went.end()
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(st.lists(st.sampled_from(ORIGINS), min_size=1, max_size=2), STEPS)
+def test_every_walk_keeps_every_block(origins: list[str], steps: list[Step]) -> None:
+    play(walk(origins, steps))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_step_is_walked(kind: str) -> None:
+    """Of a tree that has two branches already."""
+    grown: list[Step] = [("take", 1, 0, 0), ("write", 0, 3, 3)] * 3
+    grown += [("revert", 0, 0, 0), ("write", 0, 5, 3), ("take", 1, 0, 0)]
+    play(walk(["qcow2"], [*grown, *((kind, n, n, 7 * n) for n in range(4))]))
