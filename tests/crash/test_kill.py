@@ -21,6 +21,7 @@ import pytest
 from backfold.engine.results import Deletion
 from backfold.journal.errors import AlreadyDecided, Refused
 from real.scene import DOMAIN, Scene, play
+from sampled import sampled
 
 BACKFOLD = [sys.executable, "-m", "backfold"]
 VICTIM = Path(__file__).with_name("victim.py")
@@ -66,7 +67,7 @@ def recover(scene: Scene, *options: str) -> str:
     )
 
 
-@pytest.mark.parametrize("point", ["vote.fence.done", "vote.decide.noted"])
+@pytest.mark.parametrize("point", sampled(1, ["vote.fence.done", "vote.decide.noted"]))
 def test_an_operators_pause_survives(tmp_path: Path, point: str) -> None:
     """Recovery lets nobody go on that it did not stop."""
 

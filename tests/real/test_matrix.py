@@ -229,7 +229,7 @@ def test_chain_partly_opened_by_qemu(tmp_path: Path, style: Style) -> None:
 
 @pytest.mark.parametrize(
     ("power", "style"),
-    sampled(2, [("running", "blockdev"), ("off", None), ("paused", "relative")]),
+    sampled(1, [("running", "blockdev"), ("off", None), ("paused", "relative")]),
 )
 def test_three_disks(tmp_path: Path, power: str, style: Style | None) -> None:
     async def story() -> None:
