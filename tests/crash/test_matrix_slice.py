@@ -28,13 +28,10 @@ GROUPS = {
         running-newest-1 both resume commit_per_disk.start_job.done once
         running-newest-1 engine resume vote.stop_guest.done once
         running-newest-1 qemu resume vote.complete_jobs.done once
-        running-newest-1 engine resume vote.complete_jobs.done once
         running-newest-1 both resume vote.fence.done once
         running-newest-1 engine resume vote.decide.noted once
         running-newest-1 both resume vote.decide.noted once
-        running-newest-1 qemu resume pivot.finalize.announced once
         running-newest-1 both resume pivot.finalize.done once
-        running-newest-1 both resume pivot.release_guest.done once
         running-newest-1 both resume update_metadata.record.noted once
         running-newest-1 engine roll_back vote.decide.noted once
         running-newest-1 engine roll_back vote.fence.done cascade

@@ -23,6 +23,7 @@ from backfold.journal import catalog, runs
 from backfold.journal.errors import Refused
 from crash.test_kill import kill_at
 from real.scene import DOMAIN, At, NoGuard, Scene, play
+from sampled import sampled
 
 
 class Died(BaseException):
@@ -70,7 +71,9 @@ async def boot_and_complete(scene: Scene) -> None:
     await scene.verify(leaks=True)
 
 
-@pytest.mark.parametrize("point", ["vote.complete_jobs.done", "pivot.finalize.done"])
+@pytest.mark.parametrize(
+    "point", sampled(1, ["vote.complete_jobs.done", "pivot.finalize.done"])
+)
 def test_manager_is_killed_after_job_complete_and_qemu_later(
     tmp_path: Path, point: str
 ) -> None:

@@ -141,7 +141,7 @@ async def delete_in_turn(scene: Scene, power: str, order: str) -> None:
 @pytest.mark.parametrize(
     ("style", "order"),
     sampled(
-        3,
+        2,
         [
             ("drive", "s1 s3"),
             ("blockdev", "s3 s1"),
@@ -164,7 +164,7 @@ def test_running_with_chain_opened_by_qemu(
     play(story())
 
 
-@pytest.mark.parametrize("style", sampled(2, STYLES))
+@pytest.mark.parametrize("style", sampled(1, STYLES))
 def test_running_with_overlays_taken_live(tmp_path: Path, style: Style) -> None:
     async def story() -> None:
         async with Scene(tmp_path, style=style) as scene:
@@ -177,7 +177,7 @@ def test_running_with_overlays_taken_live(tmp_path: Path, style: Style) -> None:
 @pytest.mark.parametrize(
     ("style", "order"),
     sampled(
-        2,
+        1,
         [
             ("blockdev", "s1 s3"),
             ("implicit", "s2 s3"),
@@ -288,7 +288,7 @@ def test_guest_that_was_never_started_stays_so(tmp_path: Path) -> None:
     play(story())
 
 
-@pytest.mark.parametrize("power", ["running", "paused", "off"])
+@pytest.mark.parametrize("power", sampled(2, ["running", "paused", "off"]))
 def test_active_and_intermediate_folds_in_one_deletion(
     tmp_path: Path, power: str
 ) -> None:
@@ -411,7 +411,7 @@ def test_overlay_in_another_folder(tmp_path: Path, power: str, gone: str) -> Non
 @pytest.mark.parametrize(
     ("how", "gone"),
     sampled(
-        3,
+        2,
         [
             ("relative", "s2"),
             ("off", "s3"),
