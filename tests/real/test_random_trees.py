@@ -15,24 +15,15 @@ from hypothesis import strategies as st
 
 from real.scene import play
 from trees.real_machine import RealMachine
-from trees.walk import ORIGINS, STEPS, Step, Walk
+from trees.walk import ORIGINS, STEPS, Step, walk
 
 EXAMPLES: Final = os.environ.get("EXAMPLES")
 SEED: Final = os.environ.get("SEED") or None
 
 
-async def walk(origins: list[str], steps: list[Step]) -> None:
-    """Do these steps; when one fails, say which ones there were."""
+async def walk_in_a_folder(origins: list[str], steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        went = await Walk.begin(RealMachine(Path(folder), origins))
-        try:
-            for step in steps:
-                await went.go(step)
-        except Exception as error:
-            error.add_note("\n".join(went.told))
-            raise
-        finally:
-            await went.end()
+        await walk(RealMachine(Path(folder), origins), steps)
 
 
 def test_every_walk_through_a_tree_keeps_every_block() -> None:
@@ -48,6 +39,6 @@ def test_every_walk_through_a_tree_keeps_every_block() -> None:
     )
     @given(st.lists(st.sampled_from(ORIGINS), min_size=1, max_size=2), STEPS)
     def every_walk(origins: list[str], steps: list[Step]) -> None:
-        play(walk(origins, steps))
+        play(walk_in_a_folder(origins, steps))
 
     (seed(int(SEED))(every_walk) if SEED is not None else every_walk)()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from real.scene import play
-from trees.walk import KINDS, ORIGINS, STEPS, Step, Walk
+from trees.walk import KINDS, ORIGINS, STEPS, Step, walk
 
 from .quiet import silence
 from .tree_machine import SimMachine
@@ -25,18 +25,9 @@ def without_logs() -> None:
     silence()
 
 
-async def walk(origins: list[str], steps: list[Step]) -> None:
-    """Do these steps; when one fails, say which ones there were."""
+async def walk_in_a_folder(origins: list[str], steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        went = await Walk.begin(SimMachine(Path(folder), origins))
-        try:
-            for step in steps:
-                await went.go(step)
-        except Exception as error:
-            error.add_note("\n".join(went.told))
-            raise
-        finally:
-            await went.end()
+        await walk(SimMachine(Path(folder), origins), steps)
 
 
 @settings(
@@ -48,7 +39,7 @@ async def walk(origins: list[str], steps: list[Step]) -> None:
 )
 @given(st.lists(st.sampled_from(ORIGINS), min_size=1, max_size=2), STEPS)
 def test_every_walk_keeps_every_block(origins: list[str], steps: list[Step]) -> None:
-    play(walk(origins, steps))
+    play(walk_in_a_folder(origins, steps))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,4 +47,6 @@ def test_each_kind_of_step_is_walked(kind: str) -> None:
     """Of a tree that has two branches already."""
     grown: list[Step] = [("take", 1, 0, 0), ("write", 0, 3, 3)] * 3
     grown += [("revert", 0, 0, 0), ("write", 0, 5, 3), ("take", 1, 0, 0)]
-    play(walk(["qcow2"], [*grown, *((kind, n, n, 7 * n) for n in range(4))]))
+    play(
+        walk_in_a_folder(["qcow2"], [*grown, *((kind, n, n, 7 * n) for n in range(4))])
+    )

@@ -437,5 +437,18 @@ class Walk:
         return found
 
 
+async def walk(machine: Machine, steps: Sequence[Step]) -> None:
+    """Do these steps; when one fails, say which ones there were."""
+    went = await Walk.begin(machine)
+    try:
+        for step in steps:
+            await went.go(step)
+    except Exception as error:
+        error.add_note("\n".join(went.told))
+        raise
+    finally:
+        await went.end()
+
+
 def _way(number: int) -> str:
     return STRATEGIES[number % len(STRATEGIES)]
