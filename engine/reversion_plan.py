@@ -31,6 +31,7 @@ from .overlay_plans import (
 )
 from .reader import Reader
 from .secret_files import SecretRefused
+from .sizes import held_bytes
 
 #: Stands for a run that is not begun yet, in names that are only looked at.
 _NO_RUN: Final = "0" * 12
@@ -257,7 +258,7 @@ class _DiskPlanner:
         except CommandFailed as error:
             self._refuse("corrupt_image", error.what, disk.target)
             return None
-        held = sum(part.length for part in extents if part.allocated)
+        held = held_bytes(extents)
         if file == planned.frozen.file:
             held = 0  # The snapshot keeps all of it.
         if stays is None:

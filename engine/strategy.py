@@ -72,8 +72,6 @@ def leak(fold: FoldFacts, strategy: str) -> str | None:
 
 def strategy_of(fold: FoldFacts, wanted: str) -> tuple[Choice, FoldSizes]:
     """How a fold is done, and what it copies and needs that way."""
-    if not fold.extents:  # It is refused already, and was not measured.
-        return Choice("commit" if wanted == "auto" else wanted, ""), FoldSizes(0, 0)
     commit, stream = commit_sizes(fold.extents), stream_sizes(fold.extents)
     others = ", ".join(fold.top_users)
     lost_down, lost_up = (
