@@ -493,16 +493,16 @@ class Engine:
         """
         options = valid_options(
             Options(
-                bandwidth,
-                max_downtime_ms,
-                timeout,
-                ignore_libvirt,
-                through,
-                scope,
-                metadata_only,
-                strategy,
-                _absolute(image_folders),
-                await self._secrets(domain, secrets),
+                bandwidth=bandwidth,
+                max_downtime_ms=max_downtime_ms,
+                timeout=timeout,
+                insist=ignore_libvirt,
+                through=through,
+                scope=scope,
+                metadata_only=metadata_only,
+                strategy=strategy,
+                image_folders=_absolute(image_folders),
+                secrets=await self._secrets(domain, secrets),
             )
         )
         driver = self._driver
