@@ -229,7 +229,7 @@ class DeletionRun(Runner):
             return
         if isinstance(error, CommitUnknown):
             with suppress(JournalError):
-                await self.store.write(self._annulment(error))
+                await self.write(self._annulment(error))
         await release_votes(self.ctx)
 
     def _annulment(self, error: CommitUnknown) -> Unit:
@@ -287,7 +287,7 @@ class DeletionRun(Runner):
     async def _remember_failed_flush(self, error: FlushFailed) -> None:
         """Nobody asks for this file again in this boot; see `Context.sync`."""
         detail = {"path": error.path, "boot": self.clock.boot_id()}
-        await self.store.write(
+        await self.write(
             lambda db: runs.remark(
                 db, self.key, self.state, "flush_failed", self.author, detail
             )

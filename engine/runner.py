@@ -18,6 +18,7 @@ from sqlite_utils import Database
 
 from ..journal import runs
 from ..journal.errors import Undeclared
+from ..journal.meter import CommitMeter
 from ..journal.runs import Author, RunKey
 from ..journal.store import Store
 from ..states.context import Move, Unit
@@ -51,6 +52,8 @@ class Runner(ABC):
         self._probe = probe
         self._who = who
         self._on_event = on_event
+        #: What this engine's rows of the run took to become durable.
+        self._meter = CommitMeter()
 
     @property
     @abstractmethod
@@ -83,6 +86,23 @@ class Runner(ABC):
         """Who writes rows, now."""
         return Author(self._who, self.clock.now())
 
+    async def write(
+        self, unit: Callable[[Database], None], patience: float | None = None
+    ) -> None:
+        """Write rows of this run; see `Store.write`."""
+        await self.store.write(unit, patience, self._meter)
+
+    def _commits(self) -> Mapping[str, Any]:
+        """What the last edge tells of the journal; its own COMMIT is not in it."""
+        times = self._meter.times
+        return {
+            "journal": {
+                "commits": times.count,
+                "seconds": round(times.seconds, 6),
+                "longest": round(times.longest, 6),
+            }
+        }
+
     async def fire(self, move: Move) -> None:
         """Take an edge: state and transition change in one transaction.
 
@@ -97,6 +117,7 @@ class Runner(ABC):
         if not machine.events[move.trigger].trigger(model):
             raise Undeclared(f"{move.trigger} is not allowed in {source} now")
         dest = str(model.state)
+        final = dest in self.declaration.final
 
         def unit(db: Database) -> None:
             if move.unit is not None:
@@ -108,13 +129,13 @@ class Runner(ABC):
                 move.trigger,
                 dest,
                 self.author,
-                move.detail,
-                final=dest in self.declaration.final,
+                {**move.detail, **self._commits()} if final else move.detail,
+                final=final,
             )
 
         self._reach(source, move.trigger, Moment.ANNOUNCED)
         try:
-            await self.store.write(unit, self.patience(move))
+            await self.write(unit, self.patience(move))
         except Exception as error:
             await self.not_recorded(move, error)
             raise
@@ -152,7 +173,7 @@ class Runner(ABC):
                 announcing(db)
 
         if announces(declared):
-            await self.store.write(announcement)
+            await self.write(announcement)
         self._reach(state, step, Moment.ANNOUNCED)
         result = await work()
         self._reach(state, step, Moment.DONE)
@@ -164,7 +185,7 @@ class Runner(ABC):
                 unit(db)
 
         if unit is not None or declared.covered_by is None:
-            await self.store.write(notice)
+            await self.write(notice)
         self._reach(state, step, Moment.NOTED)
         if announcing is not None or unit is not None:
             await self.refresh()
@@ -174,7 +195,7 @@ class Runner(ABC):
     async def alarm(self, what: str) -> None:
         """Record something unexpected, and go on."""
         self.say("warning", "alarm", what=what)
-        await self.store.write(
+        await self.write(
             lambda db: runs.remark(
                 db, self.key, self.state, "alarm", self.author, {"what": what}
             )

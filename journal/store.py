@@ -14,6 +14,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import Any, Final, TypeVar, cast
 from sqlite_utils import Database
 
 from .errors import CommitUnknown, JournalBusy, JournalDamaged, JournalError
+from .meter import CommitMeter
 from .schema import Seeds, is_current, migrate
 
 T = TypeVar("T")
@@ -35,12 +37,16 @@ GROUP_LIMIT: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """Work for the writer thread; ``patience`` is how long it may wait, in seconds."""
+    """Work for the writer thread; ``patience`` is how long it may wait, in seconds.
+
+    ``meters`` hear how long its COMMIT took.
+    """
 
     writes: bool
     run: Callable[[Database], Any]
     future: Future[Any]
     patience: float = BUSY_TIMEOUT
+    meters: tuple[CommitMeter, ...] = ()
 
 
 class Store:
@@ -57,6 +63,8 @@ class Store:
         self._opened: Future[None] = Future()
         self._closed = False
         self._carried: _Unit | None = None
+        #: Every COMMIT of this store, whoever asked for it.
+        self.meter = CommitMeter()
 
     @classmethod
     async def open(cls, path: Path, seeds: Seeds) -> Store:
@@ -70,11 +78,15 @@ class Store:
         return store
 
     async def write(
-        self, unit: Callable[[Database], T], patience: float | None = None
+        self,
+        unit: Callable[[Database], T],
+        patience: float | None = None,
+        meter: CommitMeter | None = None,
     ) -> T:
         """Run ``unit`` in a transaction; when this returns, it is durable.
 
-        ``patience`` bounds the wait for other processes, in seconds.
+        ``patience`` bounds the wait for other processes, in seconds. ``meter`` is told
+        how long the COMMIT took that made it durable.
 
         Cancelling the caller does not cancel the unit. Raises what ``unit`` raises
         (nothing is written then), `CommitUnknown` when the COMMIT failed,
@@ -82,7 +94,8 @@ class Store:
         when the transaction could not begin.
         """
         wait = BUSY_TIMEOUT if patience is None else patience
-        return cast(T, await self._submit(_Unit(True, unit, Future(), wait)))
+        meters = (self.meter,) if meter is None else (self.meter, meter)
+        return cast(T, await self._submit(_Unit(True, unit, Future(), wait, meters)))
 
     async def read(self, query: Callable[[Database], T]) -> T:
         """Run a query that sees everything written before it."""
@@ -155,6 +168,7 @@ def _commit(db: Database, group: list[_Unit], path: Path) -> bool:
     """Run a group in one transaction; False when its COMMIT failed."""
     done: list[tuple[Future[Any], Any]] = []
     failed: list[tuple[Future[Any], BaseException]] = []
+    meters: set[CommitMeter] = set()
     try:
         db.execute(f"PRAGMA busy_timeout = {int(group[0].patience * 1000)}")
         db.execute("BEGIN IMMEDIATE")
@@ -170,6 +184,8 @@ def _commit(db: Database, group: list[_Unit], path: Path) -> bool:
             failed.append((unit.future, error))
         else:
             done.append((unit.future, result))
+            meters.update(unit.meters)
+    began = time.monotonic()
     try:
         db.conn.execute("COMMIT" if done else "ROLLBACK")
     except sqlite3.Error as error:
@@ -184,6 +200,9 @@ def _commit(db: Database, group: list[_Unit], path: Path) -> bool:
             future.set_exception(unknown)
         return False
     else:
+        took = time.monotonic() - began
+        for meter in meters:
+            meter.add(took)
         for future, result in done:
             future.set_result(result)
         return True

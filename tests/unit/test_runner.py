@@ -301,6 +301,26 @@ def test_an_edge_is_on_disk_when_the_probe_hears_that_it_is_noted(
     running(tmp_path, use)
 
 
+def test_the_last_edge_tells_what_the_journal_took(tmp_path: Path) -> None:
+    """Only it, and of the COMMITs before it: its own is not over when it is written."""
+
+    async def use(run: ToyRun, witness: Witness) -> None:
+        await run.perform("heat", nothing)
+        await run.alarm("smoke")
+        await run.store.write(lambda db: None)
+        await run.fire(Move("go", {"why": "cold"}))
+        await run.fire(Move("end", {"why": "warm"}))
+
+    *others, last = running(tmp_path, use)
+
+    told = last.detail["journal"]
+    assert last.detail["why"] == "warm"
+    # Announcement, note, alarm and the first edge; not the row of somebody else.
+    assert told["commits"] == 4
+    assert 0 < told["longest"] <= told["seconds"]
+    assert all("journal" not in row.detail for row in others)
+
+
 # Steps
 
 
@@ -387,7 +407,7 @@ def test_votes_are_released_without_an_announcement(tmp_path: Path) -> None:
         await run.perform("release_votes", work)
         assert done == ["released"]
 
-        async def refuses(unit: Any, patience: float | None = None) -> Any:
+        async def refuses(*how: Any, **more: Any) -> Any:
             raise JournalError("the journal cannot be used")
 
         async def again() -> None:

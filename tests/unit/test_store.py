@@ -32,6 +32,7 @@ from backfold.journal.errors import (
     JournalError,
     JournalNewer,
 )
+from backfold.journal.meter import CommitMeter, CommitTimes
 from backfold.journal.store import GROUP_LIMIT, Store
 
 T = TypeVar("T")
@@ -562,6 +563,34 @@ def test_a_write_waits_no_longer_than_its_patience(path: Path) -> None:
         assert await store.read(images) == ["/b"]
 
     using(path, use)
+
+
+def test_commits_are_measured_for_those_who_are_in_them(path: Path) -> None:
+    """A group is one COMMIT; a unit that failed was not in it, nor was a query."""
+    mine, other = CommitMeter(), CommitMeter()
+
+    async def use(store: Store) -> CommitTimes:
+        gate = Gate(store)
+        group = [store.write(image(name), meter=mine) for name in ("/a", "/b")]
+        group.append(store.write(failing, meter=other))
+        writes = asyncio.gather(*group, return_exceptions=True)
+        await asyncio.sleep(0)
+        await gate.open()
+        await writes
+        await store.write(image("/c"))
+        await store.read(images)
+        with pytest.raises(CommitUnknown):
+            await store.write(breaking("/d"), meter=other)
+        return store.meter.times
+
+    def failing(db: Database) -> None:
+        raise ValueError("not today")
+
+    everything = using(path, use)
+
+    assert (everything.count, mine.times.count, other.times) == (2, 1, CommitTimes())
+    assert everything.seconds > mine.times.seconds == mine.times.longest > 0
+    assert everything.longest >= mine.times.longest
 
 
 # Death
