@@ -15,7 +15,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ from ..states.fold import ALLOWED, FOLD
 from ..states.machine import Declaration
 from ..states.reversion import REVERSION
 from . import state_docs
+from .diagram_styles import STYLES
+from .routes import Route, Travelled, leg_lines, visit_lines, visited
 from .seeds import MACHINES
 
 FORMATS: Final = ("mermaid", "dot", "svg")
@@ -38,8 +40,6 @@ REFRESH: Final = "make diagrams"
 DOT_SECONDS: Final = 60.0
 
 _HASH: Final = re.compile(r"<!-- sha256 of the DOT source: ([0-9a-f]{64}) -->")
-_FONT: Final = "Helvetica,Arial,sans-serif"
-_RED: Final = "#b02a1a"
 
 
 class _Subject:
@@ -57,6 +57,14 @@ class MermaidGraph(diagrams_mermaid.Graph):
             if state.get("final"):
                 container.append(f"{state['name']} --> [*]")
 
+    def _convert_state_attributes(self, state: dict[str, str]) -> str:
+        label = super()._convert_state_attributes(state)
+        return "\\n".join([label, *map(_mermaid, self.machine.told_of_state(state))])
+
+    def _transition_label(self, tran: dict[str, str]) -> str:
+        label = super()._transition_label(tran)
+        return "<br/>".join([label, *map(_mermaid, self.machine.told_of_edge(tran))])
+
 
 class DotGraph(diagrams_graphviz.Graph):
     """A graphviz diagram that shows where the machine begins."""
@@ -67,11 +75,13 @@ class DotGraph(diagrams_graphviz.Graph):
         container.edge("[*]", str(self.machine.initial))
 
     def _convert_state_attributes(self, state: dict[str, str]) -> str:
-        return super()._convert_state_attributes(state).removesuffix(r"\l")
+        label = super()._convert_state_attributes(state).removesuffix(r"\l")
+        return r"\n".join([label, *map(_dot, self.machine.told_of_state(state))])
 
     def _transition_label(self, tran: dict[str, str]) -> str:
         # The space keeps the text off its line.
-        return f" {super()._transition_label(tran)}"
+        label = f" {super()._transition_label(tran)}"
+        return r"\n ".join([label, *map(_dot, self.machine.told_of_edge(tran))])
 
 
 class Diagram(GraphMachine):
@@ -80,10 +90,17 @@ class Diagram(GraphMachine):
     It never falls back from one engine to the other, as its base class does.
     """
 
-    def __init__(self, model: object, engine: str, declaration: Declaration) -> None:
+    def __init__(
+        self,
+        model: object,
+        engine: str,
+        declaration: Declaration,
+        routes: Sequence[Route] = (),
+    ) -> None:
         """Build the machine of ``declaration`` around ``model``."""
         self.machine_attributes = {"rankdir": "TB"}
-        self.style_attributes = _DOT_STYLES if engine == "graphviz" else _MERMAID_STYLES
+        self.style_attributes = STYLES[engine]
+        self.routes = routes
         table = declaration.table()
         table["states"] = [
             {"name": state.name, "final": state.final} for state in declaration.states
@@ -96,65 +113,16 @@ class Diagram(GraphMachine):
             graph_engine="graphviz" if engine == "graphviz" else "mermaid",
         )
 
+    def told_of_state(self, state: Mapping[str, str]) -> list[str]:
+        """What the routes tell of a state, in lines."""
+        return visit_lines(self.routes, state["name"])
+
+    def told_of_edge(self, edge: Mapping[str, str]) -> list[str]:
+        """What the routes tell of a transition, in lines."""
+        return leg_lines(self.routes, edge["source"], edge["trigger"], edge["dest"])
+
     def _init_graphviz_engine(self, graph_engine: str) -> type[BaseGraph]:
         return DotGraph if graph_engine == "graphviz" else MermaidGraph
-
-
-#: In DOT `color` is the border's, in Mermaid the text's; hence two tables.
-_DOT_STYLES: Final[dict[str, Any]] = {
-    "graph": {
-        "default": {
-            "fontname": _FONT,
-            "fontsize": "16",
-            "labelloc": "t",
-            "nodesep": "0.3",
-            "ranksep": "0.45",
-        }
-    },
-    "node": {
-        "default": {
-            "shape": "box",
-            "style": "rounded,filled",
-            "fillcolor": "white",
-            "fontname": _FONT,
-            "fontsize": "13",
-        },
-        "final": {"fillcolor": "#e8e8e8", "peripheries": "2"},
-        "forward": {"fillcolor": "#fde3c8", "color": _RED, "penwidth": "2"},
-        "active": {"fillcolor": "#cfe5ff", "penwidth": "3"},
-    },
-    "edge": {
-        "default": {"fontname": _FONT, "fontsize": "11"},
-        # From a state to the one declared after it: these make a straight line.
-        "line": {"weight": "100"},
-        "forward": {"color": _RED, "fontcolor": _RED, "penwidth": "3"},
-        "forward line": {
-            "color": _RED,
-            "fontcolor": _RED,
-            "penwidth": "3",
-            "weight": "100",
-        },
-    },
-}
-_MERMAID_STYLES: Final[dict[str, Any]] = {
-    "node": {
-        "default": {"fill": "white", "color": "black", "stroke": "black"},
-        "final": {"fill": "#e8e8e8", "color": "black", "stroke": "black"},
-        "forward": {
-            "fill": "#fde3c8",
-            "color": "black",
-            "stroke": _RED,
-            "stroke-width": "3px",
-        },
-        "active": {
-            "fill": "#cfe5ff",
-            "color": "black",
-            "stroke": "black",
-            "stroke-width": "4px",
-        },
-    },
-    "edge": {"default": {}},
-}
 
 
 def forward_only(declaration: Declaration) -> frozenset[str]:
@@ -179,8 +147,15 @@ def forward_only(declaration: Declaration) -> frozenset[str]:
     return frozenset()
 
 
-def draw(declaration: Declaration, format: str, active: str | None = None) -> str:
+def draw(
+    declaration: Declaration,
+    format: str,
+    active: str | None = None,
+    travelled: Travelled | None = None,
+) -> str:
     """Draw a declaration; ``active`` is the state that a run stands in.
+
+    With ``travelled``, the way that a run took stands out and the rest is grey.
 
     Raises `UsageError` for an unknown format or state, and `CommandFailed` when an
     SVG is asked for and there is no `dot`.
@@ -198,15 +173,21 @@ def draw(declaration: Declaration, format: str, active: str | None = None) -> st
         )
     model = _Subject()
     engine = "mermaid" if format == "mermaid" else "graphviz"
-    graph = Diagram(model, engine, declaration).model_graphs[id(model)]
+    routes = () if travelled is None else travelled.routes
+    graph = Diagram(model, engine, declaration, routes).model_graphs[id(model)]
     assert isinstance(graph, MermaidGraph | DotGraph)
-    _style(graph, declaration, active)
+    title = declaration.title
+    if travelled is None:
+        _style(graph, declaration, active)
+    else:
+        _style_travelled(graph, declaration, routes)
+        title = f"{title} ({travelled.caption})"
     if isinstance(graph, MermaidGraph):
         # Front matter: the title has to be a YAML mapping to be shown.
-        title = f"title: {json.dumps(declaration.title, ensure_ascii=False)}"
+        title = f"title: {json.dumps(title, ensure_ascii=False)}"
         lines = graph.get_graph(title).source.splitlines()
         return "".join(f"{line.rstrip()}\n" for line in lines)
-    dot = str(graph.get_graph(declaration.title).source)
+    dot = str(graph.get_graph(title).source)
     return dot if format == "dot" else svg(dot)
 
 
@@ -219,13 +200,7 @@ def _style(
     styles |= dict.fromkeys(forward, "forward")
     if active is not None:
         styles[active] = "active"
-    graph.reset_styling()
-    for name, style in styles.items():
-        graph.set_node_style(name, style)
-    attributes: dict[str, Any] = dict(graph.machine.style_attributes)
-    used = {"default", *styles.values()}
-    attributes["node"] = {k: v for k, v in attributes["node"].items() if k in used}
-    graph.machine.style_attributes = attributes
+    _style_states(graph, styles)
     line = set(itertools.pairwise(state.name for state in declaration.states))
     edges: Any = graph.custom_styles["edge"]
     for edge in declaration.edges:
@@ -234,7 +209,61 @@ def _style(
         edges[edge.source][edge.dest] = " ".join(words)
 
 
-def render(machine: str, format: str, active: str | None = None) -> str:
+def _style_travelled(
+    graph: MermaidGraph | DotGraph, declaration: Declaration, routes: Sequence[Route]
+) -> None:
+    """The styles of a run: where it was, where it is, and what it did not touch."""
+    forward, seen = forward_only(declaration), visited(routes)
+    now = {route.now for route in routes}
+    styles = {}
+    for state in declaration.states:
+        words = [
+            "now" if state.name in now else "seen" if state.name in seen else "not"
+        ]
+        words += ["final"] * state.final
+        styles[state.name] = "_".join(words)
+    _style_states(graph, styles)
+    line = set(itertools.pairwise(state.name for state in declaration.states))
+    made = {(leg.source, leg.dest) for route in routes for leg in route.legs}
+    edges: Any = graph.custom_styles["edge"]
+    for edge in declaration.edges:
+        decides = edge.dest in forward and edge.source not in forward
+        arrow = (edge.source, edge.dest)
+        words = ["not" if arrow not in made else "decided" if decides else "made"]
+        words += ["line"] * (arrow in line)
+        edges[edge.source][edge.dest] = " ".join(words)
+
+
+def _style_states(graph: MermaidGraph | DotGraph, styles: Mapping[str, str]) -> None:
+    graph.reset_styling()
+    for name, style in styles.items():
+        graph.set_node_style(name, style)
+    attributes: dict[str, Any] = dict(graph.machine.style_attributes)
+    used = {"default", *styles.values()}
+    attributes["node"] = {k: v for k, v in attributes["node"].items() if k in used}
+    graph.machine.style_attributes = attributes
+
+
+def _dot(text: str) -> str:
+    """Other people's words (a disk's name) inside of a label of DOT."""
+    return _plain(text).replace("\\", r"\\")
+
+
+def _mermaid(text: str) -> str:
+    """The same in Mermaid, where `#number;` stands for a character."""
+    return re.sub(r"[^\w ,.+()-]", lambda found: f"#{ord(found[0])};", _plain(text))
+
+
+def _plain(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def render(
+    machine: str,
+    format: str,
+    active: str | None = None,
+    travelled: Travelled | None = None,
+) -> str:
     """The diagram of a machine by its name; see `draw`.
 
     Raises `UsageError` for an unknown machine, format or state, and `CommandFailed`
@@ -242,7 +271,7 @@ def render(machine: str, format: str, active: str | None = None) -> str:
     """
     for declaration in MACHINES:
         if declaration.name == machine:
-            return draw(declaration, format, active)
+            return draw(declaration, format, active, travelled)
     raise UsageError(
         f"{machine!r} is not a machine.",
         remedy=f"Use one of: {', '.join(known.name for known in MACHINES)}.",

@@ -32,7 +32,7 @@ COMMANDS = {
     "status": ["DELETION"],
     "log": ["DELETION"],
     "check": ["DOMAIN", "--fix", "--image-dir", "Exit status"],
-    "diagram": ["deletion|fold|creation|reversion", "mermaid|dot|svg"],
+    "diagram": ["deletion|fold|creation|reversion", "--of RUN", "mermaid|dot|svg"],
     "demo": ["--seed", "--keep"],
 }
 #: What costs more to load than all the rest.
@@ -49,18 +49,6 @@ def test_help_names_all_that_a_command_takes(
     for word in COMMANDS[command]:
         assert word in text
     assert not cli.journal.exists()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["diagram", "deletion", "--of", "123"],
-    ],
-)
-def test_what_later_work_adds_is_not_accepted(
-    inside: Inside, arguments: list[str]
-) -> None:
-    assert "No such" in inside(*arguments, status=2).err
 
 
 def test_version(cli: Cli) -> None:
