@@ -359,7 +359,7 @@ class SlowImages(QemuImages):
         self.has_frozen = True
 
 
-@pytest.mark.parametrize("what", ["sync", "rename"])
+@pytest.mark.parametrize("what", sampled(1, ["sync", "rename"]))
 def test_the_storage_is_too_slow_in_the_hold(tmp_path: Path, what: str) -> None:
     """The guest goes on instead, and is held again; both holds are told."""
 

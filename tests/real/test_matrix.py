@@ -141,7 +141,7 @@ async def delete_in_turn(scene: Scene, power: str, order: str) -> None:
 @pytest.mark.parametrize(
     ("style", "order"),
     sampled(
-        2,
+        1,
         [
             ("drive", "s1 s3"),
             ("blockdev", "s3 s1"),
@@ -209,7 +209,7 @@ def test_off(tmp_path: Path, order: str) -> None:
     play(story())
 
 
-@pytest.mark.parametrize("style", ["implicit", "relative"])
+@pytest.mark.parametrize("style", sampled(1, ["implicit", "relative"]))
 def test_chain_partly_opened_by_qemu(tmp_path: Path, style: Style) -> None:
     async def story() -> None:
         async with Scene(tmp_path, style=style) as scene:
@@ -411,7 +411,7 @@ def test_overlay_in_another_folder(tmp_path: Path, power: str, gone: str) -> Non
 @pytest.mark.parametrize(
     ("how", "gone"),
     sampled(
-        2,
+        1,
         [
             ("relative", "s2"),
             ("off", "s3"),
