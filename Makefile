@@ -21,10 +21,12 @@ ONLY ?=
 bin := $(VENV)/bin
 # Newer than pyproject.toml: what that file asks for is installed.
 stamp := $(VENV)/.installed
+# The same for what builds the site.
+docs-stamp := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
 .PHONY: help crash soak setup demo test every-case guard lint diagrams simulate replay clean \
-    trees mutations powercut debian-venv debian-qemu debian-test debian-diagrams
+    docs docs-serve trees mutations powercut debian-venv debian-qemu debian-test debian-diagrams
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -74,6 +76,12 @@ mutations: $(stamp) debian-test ## take one safeguard away at a time; print whic
 diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams from the declaration
 	$(bin)/python -m backfold.engine.diagram docs/state-diagrams
 
+docs: $(docs-stamp) ## build the site of docs/ into build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict
+
+docs-serve: $(docs-stamp) ## show the site on http://127.0.0.1:8000, and follow changes
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs serve
+
 simulate: $(stamp) ## explore simulated histories: SCHEDULES=, MINUTES=, JOBS=, ONLY=
 	PYTHONPATH=tests $(bin)/python -m simulator --schedules $(SCHEDULES) \
 	    --minutes $(if $(filter file,$(origin MINUTES)),90,$(MINUTES)) --jobs $(JOBS) \
@@ -106,4 +114,8 @@ $(stamp): pyproject.toml | debian-venv
 	$(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(bin)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+$(docs-stamp): $(stamp)
+	$(bin)/python -m pip install --quiet --group docs
 	@touch $@
