@@ -199,13 +199,14 @@ class Driver:
                 leaving.set()
                 await task
         except LeaveOpen:
-            raise await self._interrupted(
-                runner,
-                "It was interrupted, and left at a safe point.",
-                "The guest runs as before; nothing is lost.",
-                "",
-            ) from None
+            stopped = "It was interrupted, and left at a safe point."
+            safe = "The guest runs as before; nothing is lost."
+            if leaving.is_set():
+                await runner.left_open(stopped, safe, "")
+            raise await self._interrupted(runner, stopped, safe, "") from None
         except (Stuck, JournalError) as error:
+            if isinstance(error, Stuck) and runner.ctx.row.hold is None:
+                await runner.left_open(error.what, error.data, error.remedy)
             raise await self._interrupted(
                 runner, error.what, error.data, error.remedy
             ) from error
@@ -275,6 +276,7 @@ class Driver:
                 await task
                 raise
         except Stuck as error:
+            await runner.left_open(error.what, error.data, error.remedy)
             raise Interrupted(
                 record(), error.what, data=error.data, remedy=error.remedy
             ) from error

@@ -7,6 +7,7 @@ so that crash tests can stop at every one of them.
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,7 +18,7 @@ import structlog
 from sqlite_utils import Database
 
 from ..journal import runs
-from ..journal.errors import Undeclared
+from ..journal.errors import JournalError, Undeclared
 from ..journal.meter import CommitMeter
 from ..journal.runs import Author, RunKey
 from ..journal.store import Store
@@ -54,6 +55,8 @@ class Runner(ABC):
         self._on_event = on_event
         #: What this engine's rows of the run took to become durable.
         self._meter = CommitMeter()
+        #: What steps without a row of their own have told, by step.
+        self._untold: dict[str, Mapping[str, Any]] = {}
 
     @property
     @abstractmethod
@@ -118,6 +121,7 @@ class Runner(ABC):
             raise Undeclared(f"{move.trigger} is not allowed in {source} now")
         dest = str(model.state)
         final = dest in self.declaration.final
+        detail = self._with_untold(move.detail)
 
         def unit(db: Database) -> None:
             if move.unit is not None:
@@ -129,7 +133,7 @@ class Runner(ABC):
                 move.trigger,
                 dest,
                 self.author,
-                {**move.detail, **self._commits()} if final else move.detail,
+                {**detail, **self._commits()} if final else detail,
                 final=final,
             )
 
@@ -139,12 +143,13 @@ class Runner(ABC):
         except Exception as error:
             await self.not_recorded(move, error)
             raise
+        self._untold.clear()
         self._reach(source, move.trigger, Moment.NOTED)
         await self.refresh()
         domain, snapshot = self.subject
         self.say("info", dest, source=source)
         name = self.declaration.name
-        self.tell(StateEvent(self.key.id, domain, snapshot, dest, move.detail, name))
+        self.tell(StateEvent(self.key.id, domain, snapshot, dest, detail, name))
 
     async def perform(
         self,
@@ -154,13 +159,16 @@ class Runner(ABC):
         intent: Mapping[str, Any] | None = None,
         announcing: Unit | None = None,
         noting: Callable[[T], Unit | None] | None = None,
+        told: Callable[[T], Mapping[str, Any]] | None = None,
     ) -> T:
         """Announce a declared step, do it, note it.
 
         The announcement is durable before ``work`` begins (invariant 3), except for
         steps that another row covers and for `release_votes`, which needs none: a
         journal that cannot be written must not freeze a guest. ``announcing`` and
-        ``noting`` write into the same transactions.
+        ``noting`` write into the same transactions. What ``told`` says of the result
+        is the detail of the note; of a step without a row it goes, with the seconds
+        that the step took, into the next row that is written anyway.
         """
         state = self.state
         declared = self.declaration.state(state).step(step)
@@ -175,17 +183,26 @@ class Runner(ABC):
         if announces(declared):
             await self.write(announcement)
         self._reach(state, step, Moment.ANNOUNCED)
+        began = self.clock.monotonic()
         result = await work()
+        took = round(self.clock.monotonic() - began, 6)
         self._reach(state, step, Moment.DONE)
         unit = None if noting is None else noting(result)
+        facts = {} if told is None else self._facts(step, lambda: told(result))
+        if not announces(declared):
+            facts["seconds"] = took
 
         def notice(db: Database) -> None:
-            runs.note(db, self.key, state, step, self.author, {})
+            detail = self._with_untold(facts)
+            runs.note(db, self.key, state, step, self.author, detail)
             if unit is not None:
                 unit(db)
 
         if unit is not None or declared.covered_by is None:
             await self.write(notice)
+            self._untold.clear()
+        else:
+            self._untold[step] = facts
         self._reach(state, step, Moment.NOTED)
         if announcing is not None or unit is not None:
             await self.refresh()
@@ -200,6 +217,16 @@ class Runner(ABC):
                 db, self.key, self.state, "alarm", self.author, {"what": what}
             )
         )
+
+    async def left_open(self, what: str, data: str, remedy: str) -> None:
+        """Record why this engine leaves the run open, if the journal can be had."""
+        told = {"what": what, "data": data, "remedy": remedy}
+        with suppress(JournalError):
+            await self.write(
+                lambda db: runs.remark(
+                    db, self.key, self.state, "left_open", self.author, told
+                )
+            )
 
     def say(self, level: str, event: str, **values: object) -> None:
         """Log an event named after state or step; a broken log breaks no run."""
@@ -219,6 +246,22 @@ class Runner(ABC):
             self._on_event(event)
         except Exception as error:
             self.say("error", "listener_failed", error=repr(error))
+
+    def _facts(
+        self, step: str, told: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """What a step tells of itself; what cannot be told breaks no run."""
+        try:
+            facts = dict(told())
+            json.dumps(facts)
+        except Exception as error:
+            self.say("error", "telling_failed", step=step, error=repr(error))
+            return {}
+        return facts
+
+    def _with_untold(self, detail: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The detail of a row, with what steps without a row have told before it."""
+        return {**detail, "steps": dict(self._untold)} if self._untold else detail
 
     def _reach(self, state: str, step: str, moment: Moment) -> None:
         self._probe.reached(self.declaration.name, state, step, moment)

@@ -378,8 +378,11 @@ def move_fold(
     dest: str,
     author: Author,
     stamps: tuple[FileStamp, FileStamp] | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> None:
     """Change a fold's state, and with the decision its stamps (top, base).
+
+    ``told`` is what the row says of it besides its disk.
 
     Raises `Superseded`; a foreign key refuses an edge that was not declared.
     """
@@ -394,7 +397,16 @@ def move_fold(
     if changed != 1:
         raise _superseded(key)
     fold = RunKey("fold", key.id, key.generation)
-    _append(db, fold, source, trigger, dest, "edge", author, {"disk": target})
+    _append(
+        db,
+        fold,
+        source,
+        trigger,
+        dest,
+        "edge",
+        author,
+        {**(told or {}), "disk": target},
+    )
 
 
 def deletion(db: Database, run: str) -> DeletionRow:

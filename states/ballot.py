@@ -21,6 +21,7 @@ from .context import Abandon, Context, locate
 from .hold import hold_of
 from .ports import Job, Session
 from .stamps import stamp_of
+from .told import jobs_by_disk
 from .watch import STANDING
 
 Folds = tuple[FoldPlan, ...]
@@ -61,7 +62,11 @@ async def flush_copied(ctx: Context, session: Session, folds: Folds) -> None:
                 raise FlushFailed(fold.survivor.path, error.why) from error
         await ctx.sync([path for fold in waiting for path in fold.survivor.paths])
 
-    await ctx.effects.perform("flush_copied", flush)
+    await ctx.effects.perform(
+        "flush_copied",
+        flush,
+        told=lambda _: {"images": [fold.survivor.path for fold in waiting]},
+    )
 
 
 async def wait_for_room(ctx: Context, session: Session, folds: Folds) -> None:
@@ -117,25 +122,43 @@ async def take_votes(ctx: Context, session: Session, folds: Folds) -> Stamps:
         ctx.stopped = True
         ctx.held_since = ctx.clock.monotonic()
         deadline = ctx.held_since + ctx.options.max_downtime_ms / 1000
-        await ctx.effects.perform("stop_guest", session.stop)
+        await ctx.effects.perform(
+            "stop_guest", session.stop, told=lambda _: {"found": "running"}
+        )
     if actives:
         await ctx.effects.perform(
-            "complete_jobs", lambda: _complete(ctx, session, actives, deadline)
+            "complete_jobs",
+            lambda: _complete(ctx, session, actives, deadline),
+            told=lambda jobs: jobs_by_disk(jobs, actives),
         )
     if bitmaps := await bitmaps_to_carry(session, voting, chains):
         await ctx.effects.perform(
-            "carry_bitmaps", lambda: session.merge_bitmaps(bitmaps)
+            "carry_bitmaps",
+            lambda: session.merge_bitmaps(bitmaps),
+            told=lambda _: {"bitmaps": sorted({one.name for one in bitmaps})},
         )
     # QEMU flushes with fdatasync, which leaves mtimes behind: an overlay that was not
     # fsynced too would look after a power cut as if it had gone on (see `stamps`).
     written = [path for fold in folds for path in fold.survivor.paths]
     written += [path for fold in actives for path in fold.top.paths]
-    await ctx.effects.perform("sync_written", lambda: _sync(ctx, written, deadline))
+    await ctx.effects.perform(
+        "sync_written",
+        lambda: _sync(ctx, written, deadline),
+        told=lambda _: {"images": written},
+    )
     superseded = tuple(fold for fold in folds if fold.is_active)
     if superseded:
-        await ctx.effects.perform("fence", lambda: _fence(ctx, superseded))
+        await ctx.effects.perform(
+            "fence",
+            lambda: _fence(ctx, superseded),
+            told=lambda names: {"names": names},
+        )
     stamps = {fold.target: _stamps(ctx, fold) for fold in folds}
-    await ctx.effects.perform("look_again", lambda: _look_again(ctx, session, voting))
+    await ctx.effects.perform(
+        "look_again",
+        lambda: _look_again(ctx, session, voting),
+        told=lambda seen: {**jobs_by_disk(seen[0], voting), "run_state": seen[1]},
+    )
     _in_time(ctx, deadline, "the fence and the last look")
     ctx.voted = frozenset(stamps)
     return stamps
@@ -162,7 +185,7 @@ async def _sync(ctx: Context, paths: Sequence[str], deadline: float | None) -> N
 
 async def _complete(
     ctx: Context, session: Session, folds: Folds, deadline: float | None
-) -> None:
+) -> Mapping[str, Job]:
     jobs = await session.jobs()
     for fold in folds:
         if fold.job in jobs:
@@ -179,7 +202,7 @@ async def _complete(
     while True:
         jobs = await session.jobs()
         if all(_is_pending(ctx, fold, jobs.get(fold.job)) for fold in folds):
-            return
+            return jobs
         if deadline is not None and ctx.clock.monotonic() > deadline:
             raise TooMuch("the jobs did not drain within the downtime")
         await session.wait(0.02)
@@ -194,15 +217,20 @@ def _is_pending(ctx: Context, fold: FoldPlan, job: Job | None) -> bool:
     return job.status == "pending"
 
 
-async def _fence(ctx: Context, folds: Folds) -> None:
+async def _fence(ctx: Context, folds: Folds) -> Mapping[str, str]:
+    names = {}
     for fold in folds:
         if fold.target in ctx.by_hand and ctx.images.identify(fold.top.path) is None:
             continue  # Who completed its job has put its overlay away, too.
         await ctx.images.rename(fold.top.path, ctx.fence(fold.top), fold.top.file)
+        names[fold.top.path] = ctx.fence(fold.top)
+    return names
 
 
-async def _look_again(ctx: Context, session: Session, folds: Folds) -> None:
-    """Prove that this very QEMU still holds every vote.
+async def _look_again(
+    ctx: Context, session: Session, folds: Folds
+) -> tuple[Mapping[str, Job], str]:
+    """Prove that this very QEMU still holds every vote; returns what it has.
 
     A fence that was set after QEMU died and was restarted from the overlay would
     rename the file under the new QEMU (measured: 1954 of 1955 writes lost).
@@ -217,6 +245,7 @@ async def _look_again(ctx: Context, session: Session, folds: Folds) -> None:
     voted = any(fold.is_active for fold in folds)
     if voted and not session.is_helper and state not in expected:
         raise TooMuch(f"somebody changed the run state to {state} during the hold")
+    return jobs, state
 
 
 def _stamps(ctx: Context, fold: FoldPlan) -> tuple[FileStamp, FileStamp]:

@@ -13,6 +13,7 @@ from .by_hand import completed_by_hand, with_votes
 from .carry_bitmaps import note_bitmaps
 from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
 from .ports import Job, LiveChain, Session
+from .told import Copying
 
 #: The edges that lead a fold to `converged`; a job that was found running may not
 #: have been noted as started.
@@ -55,7 +56,14 @@ async def commit_per_disk(ctx: Context) -> Move:
         for fold in ctx.row.folds:
             for source, trigger, dest in _WAY[fold.state]:
                 runs.move_fold(
-                    db, ctx.key, fold.target, source, trigger, dest, ctx.author
+                    db,
+                    ctx.key,
+                    fold.target,
+                    source,
+                    trigger,
+                    dest,
+                    ctx.author,
+                    told=ctx.copied.get(fold.target) if dest == "converged" else None,
                 )
 
     return Move("proceed", unit=converged)
@@ -69,15 +77,25 @@ async def converge(ctx: Context, session: Session, folds: tuple[FoldPlan, ...]) 
     """
     chains = await ctx.chains(session)
     jobs = await session.jobs()
+    copying = Copying(ctx.clock)
     for fold in folds:
         chain, position = locate(chains, fold)
         if chain is None or position is not Position.ON_TOP:
             raise Replan(f"the chain of {fold.target} is not what was planned")
-        await _ensure_job(ctx, session, fold, chain, jobs.get(fold.job))
+        job = jobs.get(fold.job)
+        await _ensure_job(ctx, session, fold, chain, job)
+        copying.begin(fold, None if has_ended(job) else job)
     waits = Waits(ctx)
     while True:
         jobs = await session.jobs()
-        if all(_has_converged(ctx, fold, jobs.get(fold.job), waits) for fold in folds):
+        looked = [
+            _has_converged(ctx, fold, jobs.get(fold.job), waits) for fold in folds
+        ]
+        for fold, is_done in zip(folds, looked, strict=True):
+            if is_done:
+                copying.converged(fold, jobs[fold.job])
+        if all(looked):
+            ctx.copied.update(copying.told)
             return
         await ctx.checkpoint()
         await session.wait(0.5)
@@ -134,6 +152,8 @@ async def _ensure_job(
             **_of(fold),
             "process": session.process,
             "boot": ctx.clock.boot_id(),
+            "command": "block-stream" if fold.is_stream else "block-commit",
+            "bytes": fold.copy_bytes,
         },
         noting=noted,
     )

@@ -97,6 +97,7 @@ class Effects(Protocol):
         intent: Mapping[str, Any] | None = None,
         announcing: Unit | None = None,
         noting: Callable[[T], Unit | None] | None = None,
+        told: Callable[[T], Mapping[str, Any]] | None = None,
     ) -> T:
         """Announce a step, do it, note it. See `engine.runner`."""
 
@@ -140,6 +141,8 @@ class Context:
     #: Disks whose jobs somebody else completed; see `states.by_hand`.
     by_hand: frozenset[str] = frozenset()
     back_offs: int = 0
+    #: What the job of each disk has copied until it converged; see `told.Copying`.
+    copied: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     #: A plan that is about to be stored; the guards of its edge look at it.
     new_plan: Plan | None = None
 

@@ -21,6 +21,8 @@ from .ports import Session
 from .watch import STANDING, HeldDisk, Watch
 
 Folds = tuple[FoldPlan, ...]
+#: What is told of a step.
+Facts = Mapping[str, Any]
 
 
 async def nothing_else() -> None:
@@ -76,23 +78,28 @@ async def release_votes(ctx: Context) -> None:
     folds = tuple(fold for fold in ctx.plan.folds if fold.target in hold["disks"])
     actives = tuple(fold for fold in folds if fold.is_active)
 
-    async def release() -> None:
+    async def release() -> Facts:
         session = await ctx.connect()
+        cancelled: list[str] = []
         if session is not None:
-            await _cancel_votes(ctx, session, actives)
+            cancelled = await _cancel_votes(ctx, session, actives)
+        guest: Facts = {}
         try:
-            await take_fences_back(ctx, actives)
+            unfenced = await take_fences_back(ctx, actives)
         finally:
             # A name that cannot be changed back, or made durable, must not freeze a
             # guest: the hold's row stays, and recovery takes the fence back.
             if session is not None:
-                await let_guest_go(ctx, session)
+                guest = await let_guest_go(ctx, session)
                 ctx.stopped = False
+        return {"cancelled": cancelled, "unfenced": unfenced, **guest, **stood(ctx)}
 
-    def noted(_: None) -> Unit:
-        return released(ctx)
-
-    await ctx.effects.perform("release_votes", release, noting=noted)
+    await ctx.effects.perform(
+        "release_votes",
+        release,
+        noting=lambda facts: released(ctx, facts),
+        told=lambda facts: facts,
+    )
     await end_watch(ctx)
 
 
@@ -103,16 +110,21 @@ async def end_watch(ctx: Context) -> None:
     await ctx.refresh()
 
 
-async def take_fences_back(ctx: Context, folds: Folds) -> None:
-    """Give fenced overlays their names back. Idempotent."""
+async def take_fences_back(ctx: Context, folds: Folds) -> list[str]:
+    """Give fenced overlays their names back, and tell these. Idempotent."""
+    names = []
     for fold in folds:
         fence = ctx.fence(fold.top)
         if ctx.images.identify(fence) == fold.top.file:
             await ctx.images.rename(fence, fold.top.path, fold.top.file)
+            names.append(fold.top.path)
+    return names
 
 
-async def let_guest_go(ctx: Context, session: Session) -> None:
+async def let_guest_go(ctx: Context, session: Session) -> Facts:
     """`cont`, if we stopped this very guest and it still stands.
+
+    Tells the run state in which it was ``found``, and whether `cont` was ``sent``.
 
     An engine that takes over cannot know how far the former one came; the hold's row
     says that the guest ran. A QEMU that somebody started since then has another
@@ -120,18 +132,21 @@ async def let_guest_go(ctx: Context, session: Session) -> None:
     """
     hold = hold_of(ctx)
     if not hold["stops_guest"] or ctx.stopped is False:
-        return
+        return {}
     if None not in (hold.get("process"), session.process) and (
         hold["process"] != session.process
     ):
-        return
-    if await session.run_state() in STANDING:
-        await session.cont()
-        ctx.let_go_at = ctx.clock.monotonic()
+        return {"found": "another QEMU"}
+    state = await session.run_state()
+    if state not in STANDING:
+        return {"found": state}
+    await session.cont()
+    ctx.let_go_at = ctx.clock.monotonic()
+    return {"found": state, "sent": "cont"}
 
 
-def released(ctx: Context) -> Unit:
-    """The row that ends a hold, with the downtime of all holds so far.
+def stood(ctx: Context) -> Facts:
+    """How long the guest stood still: in this hold, and in all so far, milliseconds.
 
     A hold of an engine that died began when its row was written, within a few
     milliseconds. One whose guest was found running, or gone, ended nobody knows
@@ -144,8 +159,15 @@ def released(ctx: Context) -> Unit:
     elif hold.get("boot_id") == ctx.clock.boot_id():
         began = hold.get("since")
     downtime = ctx.row.downtime_ms
-    if began is not None and ended is not None:
-        downtime = (downtime or 0.0) + max(0.0, ended - began) * 1000
+    if began is None or ended is None:
+        return {"downtime_ms": downtime}
+    held = max(0.0, ended - began) * 1000
+    return {"held_ms": held, "downtime_ms": (downtime or 0.0) + held}
+
+
+def released(ctx: Context, told: Facts) -> Unit:
+    """The row that ends a hold, with the downtime of all holds so far (`stood`)."""
+    downtime = told["downtime_ms"]
     return lambda db: runs.update_deletion(db, ctx.key, hold=None, downtime_ms=downtime)
 
 
@@ -168,8 +190,11 @@ def _watch(ctx: Context, session: Session, actives: Folds, stops: bool) -> Watch
     return Watch(ctx.id, ctx.monitor, session.process, stops, disks)
 
 
-async def _cancel_votes(ctx: Context, session: Session, folds: Folds) -> None:
-    """Cancel jobs that were, or may have been, asked to complete; keep the others."""
+async def _cancel_votes(ctx: Context, session: Session, folds: Folds) -> list[str]:
+    """Cancel jobs that were, or may have been, asked to complete; keep the others.
+
+    Tells their disks.
+    """
     jobs = await session.jobs()
     voted = tuple(
         fold
@@ -180,3 +205,4 @@ async def _cancel_votes(ctx: Context, session: Session, folds: Folds) -> None:
         if jobs[fold.job].status not in ("concluded", "aborting"):
             await session.cancel(fold.job)
     await forget_jobs(session, voted)
+    return [fold.target for fold in voted]

@@ -36,7 +36,7 @@ class Moment(StrEnum):
 
 
 #: Rows beside the edges and steps that every state of every machine may write.
-REMARKS = ("claim", "alarm", "request_cancel", "flush_failed")
+REMARKS = ("claim", "alarm", "request_cancel", "flush_failed", "left_open")
 
 
 @dataclass(frozen=True, slots=True)

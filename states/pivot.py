@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from sqlite_utils import Database
@@ -14,18 +15,21 @@ from .carry_bitmaps import forget_notes
 from .commit_per_disk import converge, forget_jobs, has_ended
 from .context import Abandon, Context, Move, Position, Replan, Stuck, Unit, locate
 from .hold import (
+    Facts,
     announce_hold,
     end_watch,
     let_guest_go,
     nothing_else,
     release_votes,
     released,
+    stood,
     take_fences_back,
 )
 from .pivot_off import is_folded_again, switch_links_off
-from .ports import Session
+from .ports import Job, Session
 from .read_only import restore_read_only
 from .start_paused import end_helper, helper_session
+from .told import jobs_by_disk
 
 Folds = tuple[FoldPlan, ...]
 
@@ -55,7 +59,7 @@ async def pivot(ctx: Context) -> Move:
             await _fold_again(ctx, session, kept)
             continue
         await _settle(ctx, session)
-        return Move("proceed")
+        return Move("proceed", _where(ctx, session))
     raise _mixed(ctx, kept)
 
 
@@ -70,7 +74,7 @@ async def _finalize(ctx: Context, session: Session) -> Folds:
     """
     voted = tuple(fold for fold in ctx.plan.folds if not is_folded_again(ctx, fold))
 
-    async def finalize() -> None:
+    async def finalize() -> Mapping[str, Job]:
         jobs = await session.jobs()
         for fold in voted:
             if fold.job in jobs and jobs[fold.job].status == "pending":
@@ -85,18 +89,29 @@ async def _finalize(ctx: Context, session: Session) -> Folds:
             }
             if waiting:
                 await session.wait(0.02)
+        return jobs
 
-    await ctx.effects.perform("finalize", finalize)
+    await ctx.effects.perform(
+        "finalize", finalize, told=lambda jobs: jobs_by_disk(jobs, voted)
+    )
     kept, strangers = await _positions(ctx, session)
     if actives := tuple(fold for fold in kept if fold.is_active):
-        await ctx.effects.perform("unfence", lambda: take_fences_back(ctx, actives))
+        await ctx.effects.perform(
+            "unfence",
+            lambda: take_fences_back(ctx, actives),
+            told=lambda names: {"names": names},
+        )
     if ctx.row.hold is not None:
 
-        def noted(_: None) -> Unit:
-            return released(ctx)
+        async def release() -> Facts:
+            guest = await let_guest_go(ctx, session)
+            return {**guest, "kept": [fold.target for fold in kept], **stood(ctx)}
 
         await ctx.effects.perform(
-            "release_guest", lambda: let_guest_go(ctx, session), noting=noted
+            "release_guest",
+            release,
+            noting=lambda facts: released(ctx, facts),
+            told=lambda facts: facts,
         )
         await end_watch(ctx)
     if strangers:
@@ -159,7 +174,12 @@ async def _fold_again(ctx: Context, session: Session, folds: Folds) -> None:
                     db, ctx.key, fold.target, "voted", "keep", "copying", ctx.author
                 )
 
-    await ctx.effects.perform("keep", nothing_else, noting=lambda _: keep)
+    await ctx.effects.perform(
+        "keep",
+        nothing_else,
+        noting=lambda _: keep,
+        told=lambda _: {"disks": [fold.target for fold in folds]},
+    )
     await ctx.refresh()
     jobs = await session.jobs()
     await forget_jobs(session, tuple(f for f in folds if has_ended(jobs.get(f.job))))
@@ -179,13 +199,25 @@ async def _fold_again(ctx: Context, session: Session, folds: Folds) -> None:
     def again(db: Database) -> None:
         for target, both in stamps.items():
             runs.move_fold(
-                db, ctx.key, target, "copying", "converge", "converged", ctx.author
+                db,
+                ctx.key,
+                target,
+                "copying",
+                "converge",
+                "converged",
+                ctx.author,
+                told=ctx.copied.get(target),
             )
             runs.move_fold(
                 db, ctx.key, target, "converged", "vote", "voted", ctx.author, both
             )
 
-    await ctx.effects.perform("decide_again", nothing_else, noting=lambda _: again)
+    await ctx.effects.perform(
+        "decide_again",
+        nothing_else,
+        noting=lambda _: again,
+        told=lambda _: {"disks": sorted(stamps)},
+    )
     await ctx.refresh()
 
 
@@ -205,6 +237,8 @@ async def _settle(ctx: Context, session: Session | None) -> None:
         if fold.relinked is not None
     ]
 
+    links: dict[str, str | None] = {}
+
     async def sync_headers() -> None:
         await ctx.sync([image.path for image, _ in changed])
         for image, target in changed:
@@ -215,6 +249,7 @@ async def _settle(ctx: Context, session: Session | None) -> None:
                 raise CommandFailed(
                     f"The header of {image.path} names {header.backing}, not {wanted}."
                 )
+            links[image.path] = header.backing
 
     def noted(_: None) -> Unit:
         def switched(db: Database) -> None:
@@ -232,7 +267,9 @@ async def _settle(ctx: Context, session: Session | None) -> None:
 
         return switched
 
-    await ctx.effects.perform("sync_headers", sync_headers, noting=noted)
+    await ctx.effects.perform(
+        "sync_headers", sync_headers, noting=noted, told=lambda _: {"links": links}
+    )
     if session is not None:
         await ctx.effects.perform("close_images", lambda: _close(ctx, session))
 
@@ -250,6 +287,14 @@ async def _close(ctx: Context, session: Session) -> None:
     await forget_notes(session, ctx.plan.folds, opened)
     if not session.is_helper:
         await restore_read_only(ctx, session, ctx.plan.folds)
+
+
+def _where(ctx: Context, session: Session | None) -> Facts:
+    """Where each disk is now, and who said so: QEMU's graph, or the images."""
+    return {
+        "disks": {fold.target: fold.survivor.path for fold in ctx.plan.folds},
+        "proof": "images" if session is None else "graph",
+    }
 
 
 def _mixed(ctx: Context, kept: Folds) -> Stuck:

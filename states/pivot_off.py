@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..journal.errors import CommandFailed, OutcomeUnknown
 from ..journal.model import FoldPlan
 from .context import Context, Stuck
-from .hold import end_watch, nothing_else, released, take_fences_back
+from .hold import end_watch, nothing_else, released, stood, take_fences_back
 from .stamps import WentOn, went_on
 
 
@@ -22,14 +22,22 @@ async def switch_links_off(
     """
     await _nobody_else(ctx, folds)
     if ctx.row.hold is not None:
+        told = stood(ctx)
         await ctx.effects.perform(
-            "release_guest", nothing_else, noting=lambda _: released(ctx)
+            "release_guest",
+            nothing_else,
+            noting=lambda _: released(ctx, told),
+            told=lambda _: {"found": "no QEMU", **told},
         )
         await end_watch(ctx)
     actives = tuple(fold for fold in folds if fold.is_active)
     kept = tuple(fold for fold in actives if _overlay_went_on(ctx, fold))
     if kept:
-        await ctx.effects.perform("unfence", lambda: take_fences_back(ctx, kept))
+        await ctx.effects.perform(
+            "unfence",
+            lambda: take_fences_back(ctx, kept),
+            told=lambda names: {"names": names},
+        )
     lower = tuple(fold for fold in folds if not fold.is_active)
     again = tuple(fold for fold in lower if is_folded_again(ctx, fold))
     for fold in lower:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from sqlite_utils import Database
 
@@ -57,7 +59,26 @@ async def prepare(ctx: Context) -> Move:
             catalog.mark_snapshot(db, plan.domain, snapshot, "deleting")
 
     ctx.new_plan = plan
-    return Move("proceed", {"power": plan.power}, store)
+    return Move("proceed", _summary(plan), store)
+
+
+def _summary(plan: Plan) -> Mapping[str, Any]:
+    """What the plan is, for the history: a later plan of the run takes its place."""
+    return {
+        "power": plan.power,
+        "place": plan.place,
+        "snapshots": list(plan.snapshots),
+        "disks": {
+            fold.target: {
+                "strategy": fold.strategy,
+                "bytes": fold.copy_bytes,
+                "top": fold.top.path,
+                "base": fold.base.path,
+                "switches": plan.switches(fold),
+            }
+            for fold in plan.folds
+        },
+    }
 
 
 async def _plan(ctx: Context) -> Plan:

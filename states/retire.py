@@ -12,6 +12,7 @@ from ..journal import catalog
 from ..journal.model import Image
 from .context import Context, Stuck, Unit
 from .ports import Images
+from .told import size_of
 
 
 async def retire(ctx: Context, target: str, image: Image, noted: Unit) -> None:
@@ -28,7 +29,7 @@ async def retire(ctx: Context, target: str, image: Image, noted: Unit) -> None:
     name = name_of(image, fence, ctx.images)
     intent = removal(target, image, fence)
 
-    def gone(_: None) -> Unit:
+    def gone(_: object) -> Unit:
         def forget(db: Database) -> None:
             noted(db)
             if ours:
@@ -48,9 +49,10 @@ async def retire(ctx: Context, target: str, image: Image, noted: Unit) -> None:
                 intent=intent,
             )
 
-    async def unlink() -> None:
+    async def unlink() -> Mapping[str, Any]:
         if not ours:
-            return
+            return {"left": "it was not made by a snapshot"}
+        freed = size_of(ctx.images, fence)
         await ctx.images.unlink(fence, image.file)
         if name_of(image, fence, ctx.images) is not None:
             raise Stuck(
@@ -58,8 +60,11 @@ async def retire(ctx: Context, target: str, image: Image, noted: Unit) -> None:
                 "It was not removed; the domain no longer needs it.",
                 f"Leave it to `backfold recover {ctx.id}`, which removes it.",
             )
+        return freed
 
-    await ctx.effects.perform("unlink", unlink, intent=intent, noting=gone)
+    await ctx.effects.perform(
+        "unlink", unlink, intent=intent, noting=gone, told=lambda freed: freed
+    )
     await ctx.refresh()
 
 

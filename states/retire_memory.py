@@ -6,6 +6,7 @@ from ..journal import catalog, runs
 from ..journal.errors import CommandFailed
 from ..journal.model import FileId, MemoryFile
 from .context import Context, Stuck
+from .told import size_of
 
 
 async def retire_memory(ctx: Context, memory: MemoryFile) -> None:
@@ -43,8 +44,12 @@ async def retire_memory(ctx: Context, memory: MemoryFile) -> None:
             "set_aside", lambda: ctx.images.rename(path, fence, file), intent=intent
         )
     await _prove_unused(ctx, fence)
+    freed = size_of(ctx.images, fence)
     await ctx.effects.perform(
-        "unlink", lambda: ctx.images.unlink(fence, file), intent=intent
+        "unlink",
+        lambda: ctx.images.unlink(fence, file),
+        intent=intent,
+        told=lambda _: freed,
     )
 
 

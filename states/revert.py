@@ -19,6 +19,7 @@ from .new_overlays import remove_unused
 from .ports import Hypervisor, Images
 from .retire import name_of, removal
 from .stamps import stamp_of
+from .told import size_of
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class Effects(Protocol):
         *,
         intent: Mapping[str, Any] | None = None,
         noting: Callable[[T], Unit | None] | None = None,
+        told: Callable[[T], Mapping[str, Any]] | None = None,
     ) -> T:
         """Announce a step, do it, note it."""
 
@@ -66,7 +68,13 @@ async def planned(ctx: ReversionContext) -> Move:
             await ctx.images.create_overlay(overlay)
 
     try:
-        await ctx.effects.perform("make_overlays", make)
+        await ctx.effects.perform(
+            "make_overlays",
+            make,
+            told=lambda _: {
+                "disks": {made.target: made.overlay for made in ctx.plan.overlays}
+            },
+        )
     except CommandFailed as error:
         return await _undo(ctx, error.what)
     return Move("made")
@@ -85,7 +93,11 @@ async def overlays_made(ctx: ReversionContext) -> Move:
     images += [disk.former for disk in ctx.plan.disks]
     paths = [path for image in images for path in image.paths]
     try:
-        await ctx.effects.perform("sync_images", lambda: ctx.images.sync(paths))
+        await ctx.effects.perform(
+            "sync_images",
+            lambda: ctx.images.sync(paths),
+            told=lambda _: {"images": list(paths)},
+        )
         found = await _obstacle(ctx)
     except CommandFailed as error:
         found = error.what
@@ -199,7 +211,7 @@ async def _retire(ctx: ReversionContext, disk: DiskReversion) -> None:
     file = disk.former.file
     intent = removal(disk.target, disk.former, fence)
 
-    def forgotten(_: None) -> Unit:
+    def forgotten(_: object) -> Unit:
         return lambda db: catalog.forget_image(db, disk.former.path)
 
     if name is not None:
@@ -214,10 +226,18 @@ async def _retire(ctx: ReversionContext, disk: DiskReversion) -> None:
     elif not await ctx.read(lambda db: catalog.is_ours(db, disk.former.path)):
         return  # Removed and forgotten by this run before it was killed.
 
-    async def unlink() -> None:
+    async def unlink() -> Mapping[str, Any]:
+        size = size_of(ctx.images, fence)
         await ctx.images.unlink(fence, file)
+        return size
 
-    await ctx.effects.perform("unlink", unlink, intent=intent, noting=forgotten)
+    await ctx.effects.perform(
+        "unlink",
+        unlink,
+        intent=intent,
+        noting=forgotten,
+        told=lambda freed: freed,
+    )
 
 
 async def _prove_useless(ctx: ReversionContext, disk: DiskReversion, name: str) -> None:

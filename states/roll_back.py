@@ -15,9 +15,10 @@ from .commit_per_disk import forget_jobs
 from .context import Context, Move, Position, Stuck, Unit, locate
 from .frozen_images import invalid_reason, written_images
 from .hold import release_votes
-from .ports import LiveChain, Session
+from .ports import Job, LiveChain, Session
 from .read_only import restore_read_only
 from .start_paused import end_helper
+from .told import jobs_by_disk
 
 
 async def roll_back(ctx: Context) -> Move:
@@ -32,7 +33,11 @@ async def roll_back(ctx: Context) -> Move:
     session = await ctx.connect()
     if session is not None:
         await _refuse_to_lose(ctx, session)
-        await ctx.effects.perform("cancel_jobs", lambda: _cancel(ctx, session))
+        await ctx.effects.perform(
+            "cancel_jobs",
+            lambda: _cancel(ctx, session),
+            told=lambda jobs: jobs_by_disk(jobs, ctx.plan.folds),
+        )
         await _restore_bitmaps(ctx, session)
         if not session.is_helper:
             await ctx.effects.perform(
@@ -114,12 +119,14 @@ async def _may_be_copying(ctx: Context) -> bool:
     return any(user.holds for found in users for user in found)
 
 
-async def _cancel(ctx: Context, session: Session) -> None:
+async def _cancel(ctx: Context, session: Session) -> Mapping[str, Job]:
+    """Cancel the jobs and forget them; returns how they were found."""
     jobs = await session.jobs()
     for fold in ctx.plan.folds:
         if fold.job in jobs and jobs[fold.job].status not in ("concluded", "aborting"):
             await session.cancel(fold.job)
     await forget_jobs(session, ctx.plan.folds)
+    return jobs
 
 
 async def _restore_bitmaps(ctx: Context, session: Session) -> None:

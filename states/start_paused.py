@@ -56,7 +56,11 @@ async def helper_session(ctx: Context, folds: tuple[FoldPlan, ...]) -> Session:
                 frozenset({head.path, fold.survivor.path}),
             )
 
-    await ctx.effects.perform("open_images", open_images)
+    await ctx.effects.perform(
+        "open_images",
+        open_images,
+        told=lambda _: {"images": [fold.top.path for fold in folds]},
+    )
     chains = await session.chains({})
     for fold in folds:
         if locate(chains, fold)[1] is not Position.ON_TOP:
@@ -81,7 +85,9 @@ async def end_helper(ctx: Context) -> None:
     def noted(_: None) -> Unit:
         return lambda db: runs.update_deletion(db, ctx.key, helper=None)
 
-    await ctx.effects.perform("end_helper", end, noting=noted)
+    await ctx.effects.perform(
+        "end_helper", end, noting=noted, told=lambda _: {"pid": helper.get("pid")}
+    )
     await ctx.refresh()
 
 
@@ -105,5 +111,6 @@ async def _start(ctx: Context) -> None:
         intent={"socket": socket},
         announcing=announced,
         noting=noted,
+        told=lambda record: {"pid": record.pid},
     )
     await ctx.refresh()

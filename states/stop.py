@@ -14,12 +14,15 @@ async def stop(ctx: Context) -> Move:
     """
     await end_helper(ctx)
 
+    found: dict[str, str] = {}
+
     async def check() -> None:
         for fold in ctx.plan.folds:
             if await ctx.images.users(fold.survivor.path):
                 await ctx.effects.alarm(
                     f"{fold.survivor.path} is in use already and was not checked"
                 )
+                found[fold.survivor.path] = "in use"
                 continue
             wrong = await ctx.images.check(
                 fold.survivor.path, fold.survivor.format, fold.survivor.secret
@@ -30,6 +33,7 @@ async def stop(ctx: Context) -> Move:
                     "The image holds the disk of the domain; its overlay is retired.",
                     "Keep a copy, try `qemu-img check -r all`, then run recover.",
                 )
+            found[fold.survivor.path] = "sound"
 
-    await ctx.effects.perform("check_bases", check)
+    await ctx.effects.perform("check_bases", check, told=lambda _: {"images": found})
     return onward(ctx)

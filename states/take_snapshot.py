@@ -23,7 +23,13 @@ T = TypeVar("T")
 class Effects(Protocol):
     """The one place where effects happen: the runner."""
 
-    async def perform(self, step: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def perform(
+        self,
+        step: str,
+        work: Callable[[], Awaitable[T]],
+        *,
+        told: Callable[[T], Mapping[str, Any]] | None = None,
+    ) -> T:
         """Announce a step, do it, note it."""
 
 
@@ -74,7 +80,9 @@ async def planned(ctx: CreationContext) -> Move:
                 await ctx.images.continue_bitmaps(overlay)
 
     try:
-        await ctx.effects.perform("make_overlays", make)
+        await ctx.effects.perform(
+            "make_overlays", make, told=lambda _: {"disks": _overlays(ctx)}
+        )
     except CommandFailed as error:
         return await _undo(ctx, error.what)
     return Move("made")
@@ -104,7 +112,9 @@ async def overlays_made(ctx: CreationContext) -> Move:
         pairs = [(plan, active[plan.target]) for plan in ctx.plan.overlays]
         try:
             await ctx.effects.perform(
-                "switch", lambda: session.switch_to_overlays(pairs)
+                "switch",
+                lambda: session.switch_to_overlays(pairs),
+                told=lambda _: {"disks": _overlays(ctx)},
             )
         except CommandFailed as error:
             return await _undo(ctx, error.what)
@@ -155,10 +165,19 @@ HANDLERS: Final[Mapping[str, Callable[[CreationContext], Awaitable[Move]]]] = {
 }
 
 
+def _overlays(ctx: CreationContext) -> dict[str, str]:
+    """The new overlay of each disk."""
+    return {overlay.target: overlay.overlay for overlay in ctx.plan.overlays}
+
+
 async def _switched(ctx: CreationContext) -> Move:
     """The edge to `switched`, with the stamps that the frozen images have now."""
     frozen = [path for plan in ctx.plan.overlays for path in plan.frozen.paths]
-    await ctx.effects.perform("sync_frozen", lambda: ctx.images.sync(frozen))
+    await ctx.effects.perform(
+        "sync_frozen",
+        lambda: ctx.images.sync(frozen),
+        told=lambda _: {"images": frozen},
+    )
     plan = stamped(ctx.plan, ctx.images)
     return Move("switched", unit=lambda db: runs.put_creation_plan(db, ctx.key, plan))
 

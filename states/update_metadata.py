@@ -39,6 +39,14 @@ async def update_metadata(ctx: Context) -> Move:
         "record",
         nothing_else,
         noting=lambda _: lambda db: ctx.definitions.apply(db, change),
+        told=lambda _: {
+            "snapshots": list(change.snapshots),
+            "disks": {
+                fold.target: fold.base.path
+                for fold in ctx.plan.folds
+                if ctx.plan.switches(fold)
+            },
+        },
     )
     for fold in ctx.plan.folds:
         if ctx.fold_state(fold.target) != "retired":

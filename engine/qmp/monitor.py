@@ -137,7 +137,10 @@ class Monitor:
         except (ExecInterruptedError, StateError, EOFError, OSError):
             raise self._disconnected(command) from None
         except ExecuteError as error:
-            raise CommandFailed(f"{command}: {error}") from error
+            # What QEMU says, in its words; most errors are of one class.
+            kind = error.error_class
+            named = "" if kind == "GenericError" else f" ({kind})"
+            raise CommandFailed(f"{command}: {error}{named}") from error
         except QMPError as error:
             raise OutcomeUnknown(
                 f"{command}: {self.path} answered with something that is no answer: "

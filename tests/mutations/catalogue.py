@@ -175,7 +175,7 @@ CATALOGUE: Final = (
         "release of the guest",
         "a vote that is taken back leaves the guest standing",
         "states/hold.py",
-        (("        await session.cont()", "        pass"),),
+        (("    await session.cont()", "    pass"),),
         (LAST_LOOK,),
     ),
     Mutation(

@@ -395,6 +395,94 @@ def test_a_covered_step_is_noted_if_it_has_something_to_note(tmp_path: Path) -> 
     assert [row.kind for row in running(tmp_path, use)] == ["note"]
 
 
+def test_a_note_says_what_was_told_of_the_result(tmp_path: Path) -> None:
+    async def use(run: ToyRun, witness: Witness) -> None:
+        async def work() -> int:
+            return 7
+
+        await run.perform("heat", work, told=lambda degrees: {"degrees": degrees})
+
+    announced, noted = running(tmp_path, use)
+
+    assert (announced.detail, noted.detail) == ({}, {"degrees": 7})
+
+
+def test_what_a_covered_step_told_is_in_the_next_row(tmp_path: Path) -> None:
+    """It adds no row of its own, and no later row repeats it."""
+    heard: list[Event] = []
+
+    async def use(run: ToyRun, witness: Witness) -> None:
+        await run.perform("hum", nothing, told=lambda _: {"tone": "a"})
+        assert on_disk(witness.path) == []
+        await run.fire(Move("go", {"why": "cold"}))
+        run.ready = True
+        await run.fire(Move("end"))
+
+    first, last = running(tmp_path, use, heard.append)
+
+    told = {"why": "cold", "steps": {"hum": {"tone": "a", "seconds": 0.0}}}
+    assert first.detail == told
+    assert "steps" not in last.detail
+    assert isinstance(heard[0], StateEvent)
+    assert heard[0].detail == told
+
+
+def test_what_a_covered_step_told_waits_for_a_row_that_is_written(
+    tmp_path: Path,
+) -> None:
+    async def use(run: ToyRun, witness: Witness) -> None:
+        await run.perform("hum", nothing, told=lambda _: {"tone": "a"})
+        with pytest.raises(Undeclared):
+            await run.fire(Move("end"))
+        await run.perform("release_votes", nothing, told=lambda _: {"sent": "cont"})
+
+    (row,) = running(tmp_path, use)
+
+    assert row.trigger == "release_votes"
+    assert row.detail == {
+        "sent": "cont",
+        "seconds": 0.0,
+        "steps": {"hum": {"tone": "a", "seconds": 0.0}},
+    }
+
+
+@pytest.mark.parametrize(
+    "told", [lambda _: {"it": object()}, lambda _: 1 / 0, lambda _: None]
+)
+def test_what_cannot_be_told_breaks_nothing(tmp_path: Path, told: Any) -> None:
+    """The step was done; only the log hears that it cannot be told."""
+
+    async def use(run: ToyRun, witness: Witness) -> None:
+        with capture_logs() as logs:
+            await run.perform("heat", nothing, told=told)
+        assert "deletion.telling_failed" in [log["event"] for log in logs]
+
+    rows = running(tmp_path, use)
+
+    assert [(row.kind, row.detail) for row in rows] == [("announce", {}), ("note", {})]
+
+
+def test_why_a_run_is_left_open_is_recorded_if_it_can_be(tmp_path: Path) -> None:
+    async def use(run: ToyRun, witness: Witness) -> None:
+        await run.left_open("It is stuck.", "Nothing is lost.", "Pull.")
+
+        async def refuses(*_: Any) -> Any:
+            raise JournalError("the journal cannot be used")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run.store, "write", refuses)
+            await run.left_open("It is stuck again.", "", "")
+
+    (row,) = running(tmp_path, use)
+
+    assert (row.kind, row.trigger) == ("remark", "left_open")
+    assert row.detail == {
+        "what": "It is stuck.",
+        "data": "Nothing is lost.",
+        "remedy": "Pull.",
+    }
+
+
 def test_votes_are_released_without_an_announcement(tmp_path: Path) -> None:
     """A journal that cannot be written must not freeze a guest."""
     done: list[str] = []
