@@ -39,7 +39,8 @@ from .clock import SystemClock
 from .creation_run import locked_by, plan_creation, valid_name
 from .disks import attach, detach
 from .driver import Driver, World
-from .events import OnEvent, StateEvent
+from .event_stream import EventStream
+from .events import OnEvent
 from .guard import GuardProcess
 from .helper import QemuHypervisor
 from .images import QemuImages
@@ -117,7 +118,8 @@ class Engine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the journal."""
+        """Close the journal, and end every stream of events."""
+        self._driver.broadcast.close()
         await self._driver.store.close()
         self._opened = None
 
@@ -125,6 +127,16 @@ class Engine:
     def catalog(self) -> Catalog:
         """Domains and snapshots, as the journal has them."""
         return Catalog(self._driver.store)
+
+    def events(self) -> EventStream:
+        """The events of all runs of this engine, from now on: an async iterator.
+
+        Each call is a consumer of its own, and hears every state, downtime and alarm;
+        progress that it is too slow for is replaced by newer progress. It ends when
+        the engine is closed. See `EventStream`, also for what becomes of a consumer
+        that does not consume. Runs of other engines on the journal are not heard.
+        """
+        return self._driver.broadcast.subscribe()
 
     # Domains and snapshots
 
@@ -526,7 +538,7 @@ class Engine:
                 )
             )
             runner = await driver.deletion_run(key, on_event)
-            runner.tell(StateEvent(run, domain, snapshot, DELETION.initial, {}))
+            runner.tell_state({})
             if timeout is not None:
                 runner.ctx.deadline = self._world.clock.monotonic() + timeout
             return _judged(await driver.drive(runner, runner.run))

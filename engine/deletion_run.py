@@ -47,7 +47,7 @@ from ..states.stop import stop
 from ..states.update_metadata import update_metadata
 from ..states.validate import validate
 from ..states.vote import annulment, diverge, vote
-from .events import ProgressEvent
+from .events import DowntimeEvent, ProgressEvent
 from .runner import Runner
 
 #: How often in a row an unknown outcome is asked for before the run is left open.
@@ -143,8 +143,13 @@ class DeletionRun(Runner):
         return DeletionModel(self.ctx)
 
     async def refresh(self) -> None:
-        """Read the run again."""
+        """Read the run again, and tell how long the guest stood if that is new."""
+        before = self.ctx.row.downtime_ms
         await self.ctx.refresh()
+        stood = self.ctx.row.downtime_ms
+        if stood is not None and stood != before:
+            now = self.clock.now()
+            self.tell(DowntimeEvent(self.key.id, *self.subject, stood, now))
 
     async def run(self, until: Callable[[str], bool] = lambda state: False) -> str:
         """Go on until a final state, or a state that ``until`` accepts.
@@ -208,7 +213,8 @@ class DeletionRun(Runner):
         if seen not in self._reported:
             others = {old for old in self._reported if old[0] != fold.target}
             self._reported = frozenset(others | {seen})
-            self.tell(ProgressEvent(self.key.id, *seen))
+            now = self.clock.now()
+            self.tell(ProgressEvent(self.key.id, *seen, *self.subject, now))
 
     def patience(self, move: Move) -> float | None:
         """The decision is made while a guest may stand: no longer than its downtime."""

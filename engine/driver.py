@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +28,8 @@ from ..states.take_snapshot import CreationContext
 from .creation_run import CreationRun
 from .definitions import CatalogDefinitions
 from .deletion_run import DeletionRun
-from .events import OnEvent
+from .event_stream import Broadcast
+from .events import Event, OnEvent
 from .planned_run import PlannedRun
 from .planner import FoldPlanner
 from .reader import Reader
@@ -58,6 +59,7 @@ class Driver:
 
     store: Store
     world: World
+    broadcast: Broadcast = field(default_factory=Broadcast)
 
     @property
     def author(self) -> Author:
@@ -153,7 +155,12 @@ class Driver:
             )
         domain = await self.store.read(lambda db: catalog.domain(db, row.domain))
         runner = DeletionRun(
-            key, self.store, world.clock, world.probe, world.who, on_event
+            key,
+            self.store,
+            world.clock,
+            world.probe,
+            world.who,
+            self._heard(on_event),
         )
         runner.ctx = Context(
             key=key,
@@ -228,7 +235,12 @@ class Driver:
         row = await self.store.read(lambda db: runs.creation(db, key.id))
         domain = await self.store.read(lambda db: catalog.domain(db, row.domain))
         runner = CreationRun(
-            key, self.store, world.clock, world.probe, world.who, on_event
+            key,
+            self.store,
+            world.clock,
+            world.probe,
+            world.who,
+            self._heard(on_event),
         )
         runner.ctx = CreationContext(
             key=key,
@@ -241,7 +253,9 @@ class Driver:
             read=self.store.read,
             resumed=resumed,
         )
-        return await self._to_its_end(runner, lambda: Creation.of(runner.ctx.row))
+        return await self._to_its_end(
+            runner, resumed, lambda: Creation.of(runner.ctx.row)
+        )
 
     async def finish_reversion(
         self, key: RunKey, resumed: bool, on_event: OnEvent | None
@@ -251,7 +265,12 @@ class Driver:
         row = await self.store.read(lambda db: runs.reversion(db, key.id))
         domain = await self.store.read(lambda db: catalog.domain(db, row.domain))
         runner = ReversionRun(
-            key, self.store, world.clock, world.probe, world.who, on_event
+            key,
+            self.store,
+            world.clock,
+            world.probe,
+            world.who,
+            self._heard(on_event),
         )
         runner.ctx = ReversionContext(
             key=key,
@@ -263,11 +282,17 @@ class Driver:
             read=self.store.read,
             resumed=resumed,
         )
-        return await self._to_its_end(runner, lambda: Reversion.of(runner.ctx.row))
+        return await self._to_its_end(
+            runner, resumed, lambda: Reversion.of(runner.ctx.row)
+        )
 
-    async def _to_its_end(self, runner: PlannedRun[Any], record: Callable[[], T]) -> T:
+    async def _to_its_end(
+        self, runner: PlannedRun[Any], resumed: bool, record: Callable[[], T]
+    ) -> T:
         """Run to a final state; a caller that is cancelled waits for it, too."""
         await runner.refresh()
+        if not resumed:
+            runner.tell_state({})
         task = asyncio.ensure_future(runner.run())
         try:
             try:
@@ -283,6 +308,16 @@ class Driver:
         finally:
             await runner.disconnect()
         return record()
+
+    def _heard(self, on_event: OnEvent | None) -> OnEvent:
+        """Who hears of a run: every stream, then a listener, which may fail."""
+
+        def heard(event: Event) -> None:
+            self.broadcast.tell(event)
+            if on_event is not None:
+                on_event(event)
+
+        return heard
 
     async def _interrupted(
         self, runner: DeletionRun, what: str, data: str, remedy: str

@@ -25,7 +25,7 @@ from ..journal.store import Store
 from ..states.context import Move, Unit
 from ..states.machine import Declaration, Moment, Step
 from ..states.ports import Clock, Probe
-from .events import Event, OnEvent, StateEvent
+from .events import AlarmEvent, Event, OnEvent, StateEvent
 
 T = TypeVar("T")
 
@@ -146,10 +146,8 @@ class Runner(ABC):
         self._untold.clear()
         self._reach(source, move.trigger, Moment.NOTED)
         await self.refresh()
-        domain, snapshot = self.subject
         self.say("info", dest, source=source)
-        name = self.declaration.name
-        self.tell(StateEvent(self.key.id, domain, snapshot, dest, detail, name))
+        self.tell_state(detail, source)
 
     async def perform(
         self,
@@ -212,6 +210,7 @@ class Runner(ABC):
     async def alarm(self, what: str) -> None:
         """Record something unexpected, and go on."""
         self.say("warning", "alarm", what=what)
+        self.tell(AlarmEvent(self.key.id, *self.subject, what, self.clock.now()))
         await self.write(
             lambda db: runs.remark(
                 db, self.key, self.state, "alarm", self.author, {"what": what}
@@ -237,6 +236,20 @@ class Runner(ABC):
                 f"{self.declaration.name}.{event}",
                 **values,
             )
+
+    def tell_state(self, detail: Mapping[str, Any], source: str | None = None) -> None:
+        """Tell the state that the run is in now; ``source`` is the one before."""
+        self.tell(
+            StateEvent(
+                self.key.id,
+                *self.subject,
+                self.state,
+                detail,
+                self.declaration.name,
+                self.clock.now(),
+                source,
+            )
+        )
 
     def tell(self, event: Event) -> None:
         """Call the listener; what it raises is logged and aborts nothing."""

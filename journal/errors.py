@@ -7,6 +7,7 @@ BackfoldError
 ├── RolledBack            5  failed, and the domain is as it was before
 ├── Interrupted           6  something is left open; run `recover`
 ├── AlreadyDecided        6  past the point of no return
+├── EventsLost            1  a consumer of events was too slow; no run is touched
 ├── JournalError          1  the journal cannot be used
 │   ├── JournalBusy
 │   ├── JournalDamaged
@@ -139,6 +140,12 @@ class AlreadyDecided(BackfoldError):
 
     code = "already_decided"
     exit_status = 6
+
+
+class EventsLost(BackfoldError):
+    """A consumer of events was too slow for too long; the runs are not touched."""
+
+    code = "events_lost"
 
 
 class JournalError(BackfoldError):

@@ -13,7 +13,7 @@ from .output import Output
 from .text import duration, instant, size
 
 if TYPE_CHECKING:
-    from ..events import Event, ProgressEvent, StateEvent
+    from ..events import AlarmEvent, DowntimeEvent, Event, ProgressEvent, StateEvent
 
 #: How often a line tells of a disk's progress where nothing can be redrawn, seconds.
 CALM: Final = 5.0
@@ -49,11 +49,15 @@ class Listener:
 
     def __call__(self, event: Event) -> None:
         """Hear one event."""
-        from ..events import StateEvent
+        from ..events import AlarmEvent, DowntimeEvent, StateEvent
 
         self.run = event.run
         if isinstance(event, StateEvent):
             self.on_state(event)
+        elif isinstance(event, DowntimeEvent):
+            self.on_downtime(event)
+        elif isinstance(event, AlarmEvent):
+            self.on_alarm(event)
         elif self._seen.get(event.disk) != (event.done, event.total):
             self._seen[event.disk] = (event.done, event.total)
             self.on_progress(event)
@@ -63,6 +67,12 @@ class Listener:
 
     def on_progress(self, event: ProgressEvent) -> None:
         """A disk has moved."""
+
+    def on_downtime(self, event: DowntimeEvent) -> None:
+        """The guest was let go on."""
+
+    def on_alarm(self, event: AlarmEvent) -> None:
+        """Something is not as it should be; for people, the log says so."""
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -75,10 +85,12 @@ class JsonLines(Listener):
         """A line with the state, and why it was entered if that was not planned."""
         self._line(
             "state",
+            event.at,
             {
                 event.machine: event.run,
                 "domain": event.domain,
                 "snapshot": event.snapshot,
+                "from": event.source,
                 "state": event.state,
                 "because": _because(event),
             },
@@ -86,12 +98,38 @@ class JsonLines(Listener):
 
     def on_progress(self, event: ProgressEvent) -> None:
         """A line with the bytes."""
-        fields = {"deletion": event.run, "disk": event.disk}
-        self._line("progress", {**fields, "done": event.done, "total": event.total})
+        fields = {
+            "deletion": event.run,
+            "domain": event.domain,
+            "snapshot": event.snapshot,
+            "disk": event.disk,
+            "done": event.done,
+            "total": event.total,
+        }
+        self._line("progress", event.at, fields)
 
-    def _line(self, event: str, fields: dict[str, Any]) -> None:
-        now = datetime.now(UTC).isoformat(timespec="microseconds")
-        self.output.json({"event": event, "time": now, **fields})
+    def on_downtime(self, event: DowntimeEvent) -> None:
+        """A line with the sum of all holds."""
+        fields = {
+            "deletion": event.run,
+            "domain": event.domain,
+            "snapshot": event.snapshot,
+            "downtime_ms": event.downtime_ms,
+        }
+        self._line("downtime", event.at, fields)
+
+    def on_alarm(self, event: AlarmEvent) -> None:
+        """A line with what happened."""
+        fields = {
+            "run": event.run,
+            "domain": event.domain,
+            "snapshot": event.snapshot,
+            "what": event.what,
+        }
+        self._line("alarm", event.at, fields)
+
+    def _line(self, event: str, time: str, fields: dict[str, Any]) -> None:
+        self.output.json({"event": event, "time": time, **fields})
 
 
 class CalmLines(Listener):

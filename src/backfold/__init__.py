@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .engine.api import Engine
-    from .engine.events import Event, ProgressEvent, StateEvent
+    from .engine.event_stream import EventStream
+    from .engine.events import (
+        AlarmEvent,
+        DowntimeEvent,
+        Event,
+        OnEvent,
+        ProgressEvent,
+        StateEvent,
+    )
     from .engine.inspection_findings import Finding, Inspection
     from .engine.results import Creation, Deletion, DomainDisk, FoldResult, Reversion
     from .journal.adoptions import AdoptedImage, Adoption
@@ -13,6 +21,7 @@ if TYPE_CHECKING:
         AlreadyDecided,
         BackfoldError,
         Busy,
+        EventsLost,
         Interrupted,
         JournalError,
         Reason,
@@ -27,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdoptedImage",
     "Adoption",
+    "AlarmEvent",
     "AlreadyDecided",
     "BackfoldError",
     "Busy",
@@ -35,13 +45,17 @@ __all__ = [
     "Disk",
     "Domain",
     "DomainDisk",
+    "DowntimeEvent",
     "Engine",
     "Event",
+    "EventStream",
+    "EventsLost",
     "Finding",
     "FoldResult",
     "Inspection",
     "Interrupted",
     "JournalError",
+    "OnEvent",
     "Plan",
     "ProgressEvent",
     "Reason",
@@ -56,6 +70,7 @@ __all__ = [
 
 _MODULES = (
     ".engine.api",
+    ".engine.event_stream",
     ".engine.events",
     ".engine.inspection_findings",
     ".engine.results",

@@ -56,6 +56,10 @@ def test_a_running_domain_with_json(cli: Cli, inside: Inside) -> None:
     assert states[:3] == ["validate", "prepare", "commit_per_disk"]
     assert states[-3:] == ["pivot", "update_metadata", "completed"]
     assert {e["disk"] for e in events if e["event"] == "progress"} == {"vda", "vdb"}
+    assert [e["from"] for e in events if e["event"] == "state"] == [None, *states[:-1]]
+    assert [e["downtime_ms"] for e in events if e["event"] == "downtime"][-1:] == [
+        result["downtime_ms"]
+    ]
     assert len(ids) == 1
     assert result["event"] == "result"
     assert (result["state"], result["error"]) == ("completed", None)

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from backfold.engine import deletion_run, seeds
 from backfold.engine.deletion_run import DeletionRun
-from backfold.engine.events import Event, OnEvent, StateEvent
+from backfold.engine.events import AlarmEvent, Event, OnEvent, StateEvent
 from backfold.engine.runner import Runner, announces, crash_points
 from backfold.engine.seeds import MACHINES
 from backfold.journal import runs
@@ -211,7 +211,9 @@ def test_an_edge_changes_the_state_and_is_told(tmp_path: Path) -> None:
         "warm",
     )
     assert (row.detail, row.who, row.at) == ({"why": "cold"}, "me", NOW)
-    assert heard == [StateEvent(RUN, "d", "s", "warm", {"why": "cold"})]
+    assert heard == [
+        StateEvent(RUN, "d", "s", "warm", {"why": "cold"}, "deletion", NOW, "cold")
+    ]
 
 
 def test_a_final_state_ends_the_run(tmp_path: Path) -> None:
@@ -610,15 +612,17 @@ def test_a_listener_that_fails_aborts_nothing(tmp_path: Path) -> None:
     assert [entry["log_level"] for entry in failed] == ["error", "error"]
 
 
-def test_an_alarm_is_recorded_and_logged(tmp_path: Path) -> None:
+def test_an_alarm_is_recorded_logged_and_told(tmp_path: Path) -> None:
     """Something unexpected must be found in the history later."""
+    heard: list[Event] = []
 
     async def use(run: ToyRun, witness: Witness) -> None:
         await run.alarm("smoke")
 
     with capture_logs() as logs:
-        (row,) = running(tmp_path, use)
+        (row,) = running(tmp_path, use, heard.append)
 
+    assert heard == [AlarmEvent(RUN, "d", "s", "smoke", NOW)]
     assert (row.kind, row.trigger, row.detail) == ("remark", "alarm", {"what": "smoke"})
     assert [e["log_level"] for e in logs if e["event"] == "deletion.alarm"] == [
         "warning"
