@@ -1,8 +1,8 @@
-"""The images of a disk before and after a pass of a deletion, drawn as small trees."""
+"""The images of a disk before and after a pass of a deletion, as trees. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..journal.model import FoldPlan, Plan, TreeImage
@@ -33,11 +33,6 @@ def after(plan: Plan, target: str) -> tuple[TreeImage, ...]:
     return tuple(image for image in images if image.becomes not in GONE)
 
 
-def drawn(images: Sequence[TreeImage], names: dict[str, str]) -> list[tuple[str, str]]:
-    """Lines of a tree: the image, and what it is; ``names`` are by path."""
-    return list(_lines(images, None, "", names))
-
-
 def _folded(image: TreeImage, fold: FoldPlan, images: Sequence[TreeImage]) -> TreeImage:
     top = next(each for each in images if each.path == fold.top.path)
     if not fold.is_stream and image.path == fold.base.path:
@@ -46,23 +41,3 @@ def _folded(image: TreeImage, fold: FoldPlan, images: Sequence[TreeImage]) -> Tr
     if relinked is not None and image.path == relinked.path:
         return replace(image, below=None if target is None else target.path)
     return image
-
-
-def _lines(
-    images: Sequence[TreeImage], below: str | None, indent: str, names: dict[str, str]
-) -> Iterator[tuple[str, str]]:
-    known = {image.path for image in images}
-    children = [
-        image
-        for image in images
-        if image.below == below or (below is None and image.below not in known)
-    ]
-    for number, image in enumerate(children):
-        is_last = number == len(children) - 1
-        branch = "" if below is None else "└─ " if is_last else "├─ "
-        what = [", ".join(image.snapshots)] if image.snapshots else []
-        if image.is_active:
-            what.append("active")
-        yield f"{indent}{branch}{names[image.path]}", " · ".join(what) or "-"
-        deeper = "" if below is None else "   " if is_last else "│  "
-        yield from _lines(images, image.path, indent + deeper, names)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from ...journal.errors import Reason, Refused
-from . import boot, records, values
+from . import boot, pictures, records, values
 from .invocation import Invocation
 from .lookups import open_deletion
 from .text import columns, count, safe
@@ -92,7 +92,8 @@ def list_domains(ctx: typer.Context) -> int:
 def show(ctx: typer.Context, name: Name) -> int:
     """Show a domain: the images to boot from now.
 
-    The chain below each image is read from the headers.
+    The chain below each image is read from the headers; it is drawn from its lowest
+    image up, with what each file takes and the snapshots that froze it.
     """
     invocation: Invocation = ctx.obj
     return invocation.run(lambda engine: _show(engine, invocation, name))
@@ -190,12 +191,21 @@ async def _show(engine: Engine, invocation: Invocation, name: str) -> int:
     if invocation.as_json:
         invocation.output.json(records.domain_now(domain, disks, opened))
     else:
-        invocation.output.lines(_lines(domain, disks, opened))
+        output = invocation.output
+        labels: dict[str, list[str]] = {}
+        for snapshot in await engine.catalog.snapshots(name):
+            for disk in snapshot.disks:
+                labels.setdefault(disk.frozen, []).append(snapshot.name)
+        output.lines(_lines(domain, disks, opened, labels, output.width))
     return 0
 
 
 def _lines(
-    domain: Domain, disks: Sequence[DomainDisk], opened: str | None
+    domain: Domain,
+    disks: Sequence[DomainDisk],
+    opened: str | None,
+    labels: Mapping[str, Sequence[str]],
+    columns: int | None,
 ) -> list[str]:
     lines = [f"domain   {domain.name}", f"monitor  {domain.monitor or '-'}"]
     if opened is not None:
@@ -203,7 +213,9 @@ def _lines(
     width = max(7, *(len(disk.target) for disk in disks))
     for disk in disks:
         lines.append(f"{disk.target:{width}}  {disk.source} ({disk.format})")
-        lines += [f"{'':{width}}  └ {path}" for path in disk.chain[1:]]
+        room = None if columns is None else columns - width - 2
+        drawn = pictures.chain(disk, labels, room)
+        lines += [f"{'':{width}}  {line}" for line in drawn]
         if disk.broken is not None:
             lines.append(f"{'':{width}}  ! {disk.broken[1]} [{disk.broken[0]}]")
     return lines

@@ -8,15 +8,31 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from typing import IO, TYPE_CHECKING, Any, TextIO, cast
+from typing import IO, TYPE_CHECKING, Any, Final, TextIO, cast
 
 from .text import safe
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+#: What we draw and write ourselves, and what stands for it in ASCII.
+_AS_ASCII: Final = str.maketrans(
+    {
+        "├": "|",
+        "└": "`",
+        "─": "-",
+        "│": "|",
+        "→": "->",
+        "←": "<-",
+        "·": "-",
+        "…": "...",
+        "━": "=",
+    }
+)
+_DRAWN: Final = "".join(map(chr, _AS_ASCII))
 #: The version of every JSON object that the command line prints.
 SCHEMA = 1
 
@@ -90,6 +106,13 @@ class Output:
         )
 
     @property
+    def width(self) -> int | None:
+        """Columns of the terminal; None when lines need not fit into anything."""
+        if not self.stdout.isatty():
+            return None
+        return shutil.get_terminal_size().columns
+
+    @property
     def console(self) -> Console:
         """Rich's console on standard output; colours only on a terminal."""
         if self._console is None:
@@ -110,9 +133,10 @@ class Output:
             self.note(text)
         elif self.is_interactive:
             # Through rich, so that a progress bar below the line is redrawn.
-            self.console.print(safe(text), style=style, soft_wrap=True)
+            shown = shown_on(self.stdout, safe(text))
+            self.console.print(shown, style=style, soft_wrap=True)
         else:
-            self.stdout.write(safe(text) + "\n")
+            self.stdout.write(shown_on(self.stdout, safe(text)) + "\n")
 
     def lines(self, texts: Iterable[str]) -> None:
         """Several lines for people."""
@@ -121,7 +145,8 @@ class Output:
 
     def note(self, text: str) -> None:
         """One line beside the result, on standard error."""
-        self.errors.write(safe(text) + "\n")
+        errors = self.errors
+        errors.write(shown_on(errors, safe(text)) + "\n")
 
     def raw(self, text: str) -> None:
         """Text of our own making, as it is: a diagram, an argument list."""
@@ -130,6 +155,33 @@ class Output:
     def json(self, fields: Mapping[str, Any]) -> None:
         """One JSON object on a line of its own; ASCII only, so that it is safe too."""
         self.stdout.write(json.dumps({"schema": SCHEMA, **fields}) + "\n")
+
+
+def shown_on(stream: Stream, text: str) -> str:
+    """The text as a stream can show it: without line drawings where it has none.
+
+    That is where its encoding lacks them, and where the locale was set to C: Python
+    writes UTF-8 there, but the terminal has been told that it is ASCII.
+    """
+    if text.isascii():
+        return text
+    if not _is_ascii_locale():
+        try:
+            _DRAWN.encode(stream.encoding or "ascii")
+        except (LookupError, UnicodeEncodeError):
+            pass
+        else:
+            return text
+    return text.translate(_AS_ASCII)
+
+
+def _is_ascii_locale() -> bool:
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        value = os.environ.get(name, "")
+        # What Python itself sets when it starts in the locale C.
+        if value and not (name == "LC_CTYPE" and sys.flags.utf8_mode):
+            return value in ("C", "POSIX")
+    return False
 
 
 def _drain(stream: IO[str]) -> None:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import trees
-from . import records, selecting, values
+from . import pictures, records, selecting, values
 from .invocation import Invocation
-from .text import columns, count, size
+from .text import count, size
 
 if TYPE_CHECKING:
     from ...journal.model import FoldPlan, Plan
@@ -72,7 +71,8 @@ def plan(
     if invocation.as_json:
         invocation.output.json(records.plan(found, removed))
     else:
-        invocation.output.lines(describe(found, removed))
+        output = invocation.output
+        output.lines(describe(found, removed, output.width))
     return 0
 
 
@@ -93,8 +93,10 @@ def make_plan(
     return invocation.run(work)
 
 
-def describe(found: Plan, removed: Sequence[str]) -> Iterator[str]:
-    """The plan for people."""
+def describe(
+    found: Plan, removed: Sequence[str], width: int | None = None
+) -> Iterator[str]:
+    """The plan for people; ``width`` (columns) cuts names of images in its trees."""
     what = (
         f"snapshot {found.snapshots[0]}"
         if len(found.snapshots) == 1
@@ -109,7 +111,8 @@ def describe(found: Plan, removed: Sequence[str]) -> Iterator[str]:
             yield from _describe_fold(folds[target], found)
         else:
             yield f"{target}: nothing is copied"
-        yield from _describe_tree(found, target)
+        for line in pictures.images_before_and_after(found, target, width):
+            yield f"  {line}"
     yield from _describe_removed(found, removed)
     if len(found.folds) > 1:
         copied = sum(fold.copy_bytes for fold in found.folds)
@@ -146,15 +149,6 @@ def _describe_fold(fold: FoldPlan, plan: Plan) -> Iterator[str]:
         yield f"  bitmap   {bitmap.name} {_FATES[bitmap.fate]}"
 
 
-def _describe_tree(found: Plan, target: str) -> Iterator[str]:
-    now = trees.before(found, target)
-    names = _names([image.path for image in now])
-    for title, images in (("before", now), ("after", trees.after(found, target))):
-        lines = trees.drawn(images, names)
-        for number, line in enumerate(columns([list(line) for line in lines])):
-            yield f"  {title if number == 0 else '':8} {line}"
-
-
 def _describe_removed(found: Plan, removed: Sequence[str]) -> Iterator[str]:
     if removed:
         yield ""
@@ -181,10 +175,3 @@ def _describe_removed(found: Plan, removed: Sequence[str]) -> Iterator[str]:
         users = " and ".join(os.path.basename(path) for path in kept.dependents)
         verb = "is" if len(kept.dependents) < 2 else "are"
         yield f"  {kept.path} (unnamed: {users or 'nothing'} {verb} based on it)"
-
-
-def _names(paths: Sequence[str]) -> dict[str, str]:
-    """File names of images where these suffice, else their paths."""
-    names = [os.path.basename(path) for path in paths]
-    whole = len(set(names)) < len(names)
-    return {path: path if whole else os.path.basename(path) for path in paths}

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...journal.errors import Interrupted
-from . import failures, records, values
+from . import failures, pictures, records, values
 from .invocation import Invocation
 from .plans import Secret
-from .text import columns, instant, safe
+from .text import instant, safe
 
 if TYPE_CHECKING:
-    from rich.tree import Tree
-
     from ...journal.model import Snapshot
     from ..api import Engine
 
@@ -87,7 +85,11 @@ def create(
 
 @app.command("list")
 def list_snapshots(ctx: typer.Context, domain: DomainName) -> int:
-    """List a domain's snapshots, parents before children."""
+    """Show a domain's snapshots as a tree, with their images and what these take.
+
+    Where the domain is now is the last branch. SIZE is what a file takes of its file
+    system.
+    """
     invocation: Invocation = ctx.obj
 
     async def work(engine: Engine) -> int:
@@ -98,10 +100,8 @@ def list_snapshots(ctx: typer.Context, domain: DomainName) -> int:
             output.json({"domain": domain, "snapshots": listed})
         elif not found:
             output.note(f"The domain {safe(domain)} has no snapshots.")
-        elif output.is_interactive:
-            output.console.print(_tree(domain, found))
         else:
-            output.lines(columns(_table(found)))
+            output.lines(pictures.snapshots(found, output.width))
         return 0
 
     return invocation.run(work)
@@ -139,37 +139,6 @@ def _show(invocation: Invocation, found: Snapshot, children: Sequence[str]) -> N
         output.line(f"{disk.target:{width}}  {disk.frozen} ({disk.format})")
     if found.memory is not None:
         output.line(f"{'memory':{width}}  {found.memory}")
-
-
-def _table(found: Sequence[Snapshot]) -> list[list[str]]:
-    rows = [["SNAPSHOT", "PARENT", "CREATED", "STATUS", "DISKS", "MEMORY"]]
-    for snapshot in found:
-        status = f"{snapshot.status}, current" if snapshot.current else snapshot.status
-        targets = " ".join(disk.target for disk in snapshot.disks)
-        parent, memory = snapshot.parent or "-", safe(snapshot.memory or "-")
-        taken = instant(snapshot.created)
-        rows.append([snapshot.name, parent, taken, status, targets or "-", memory])
-    return rows
-
-
-def _tree(domain: str, found: Sequence[Snapshot]) -> Tree:
-    from rich.text import Text
-    from rich.tree import Tree
-
-    root = Tree(Text(domain, "bold"))
-    branches: dict[str | None, Tree] = {None: root}
-    for snapshot in found:
-        targets = " ".join(disk.target for disk in snapshot.disks)
-        label = Text.assemble(
-            (snapshot.name, "bold"),
-            f"  {instant(snapshot.created)}  ",
-            (snapshot.status, "green" if snapshot.status == "valid" else "yellow"),
-            f"  {targets}",
-            "" if snapshot.memory is None else f"  memory {safe(snapshot.memory)}",
-            ("  ← current" if snapshot.current else "", "cyan"),
-        )
-        branches[snapshot.name] = branches[snapshot.parent].add(label)
-    return root
 
 
 async def _after_signal(engine: Engine, domain: str, name: str) -> Snapshot:

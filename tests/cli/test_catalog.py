@@ -114,7 +114,9 @@ def test_snapshots_are_listed_parents_first(web: Cli, inside: Inside) -> None:
     assert [disk["target"] for disk in second["disks"]] == ["vdb"]
     assert second["disks"][0]["frozen"] == str(web.folder / "vdb.s1")
     assert other.exists()
-    assert [line.split()[:2] for line in text[1:]] == [["s1", "-"], ["s2", "s1"]]
+    assert [line[:6].rstrip() for line in text[1:]] == ["s1", "│", "└─ s2"]
+    assert text[1].split()[-4:] == ["vda", "196.0", "KiB", "vda.qcow2"]
+    assert text[3].split()[-1] == "vdb.s1"
 
     again = inside.json("error", "snapshot", "create", "web", "s1", status=3)["error"]
     assert "snapshot_exists" in {reason["code"] for reason in again["reasons"]}
@@ -139,7 +141,7 @@ def test_a_memory_file_is_shown_with_its_snapshot(web: Cli, inside: Inside) -> N
     assert (created["disks"], created["memory"]) == ([], str(memory))
     assert (first["memory"], second["memory"]) == (str(memory), None)
     assert shown[-1].split() == ["memory", str(memory)]
-    assert [line.split()[-1] for line in listed] == ["MEMORY", str(memory), "-"]
+    assert listed[1].split()[-4:] == ["memory", "4.0", "KiB", "s1.mem"]
 
     planned = inside.json("plan", "plan", "web", "s1")
     assert (planned["disks"], planned["removed"]) == ([], [str(memory)])

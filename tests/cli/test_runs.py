@@ -207,5 +207,5 @@ def test_a_tree_of_snapshots_on_a_terminal(web: Cli, inside: Inside) -> None:
     listed = Terminal(web, "snapshot", "list", "web")
 
     assert listed.finish("") == 0
-    assert "└──" in listed.seen
-    assert "← current" in listed.seen
+    assert "└─ s2" in listed.seen
+    assert "valid, current" in listed.seen
