@@ -103,12 +103,13 @@ async def read_adoption(
         busy = True
     chains = [await reader.chain(disk.source, disk.format) for disk in domain.disks]
     folders = sorted({*_folders(known, chains), *image_folders})
+    dependents = await reader.images.dependents(folders)
     disks = []
     for disk, chain in zip(domain.disks, chains, strict=True):
         images = []
         for depth, header in enumerate(chain.images):
             above = chain.images[depth - 1].file if depth else None
-            based = await reader.images.dependents(header.file, folders)
+            based = dependents.get(header.file, ())
             others = tuple(path for path in based if identify(path) != above)
             # A shared base is open wherever its other overlays are.
             is_private = run_state is None and not busy and not others

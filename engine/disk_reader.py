@@ -77,6 +77,8 @@ class DiskReader:
     run: str
     options: Options
     seen: Seen
+    #: What lies in each folder that was searched; one look is enough for a plan.
+    searched: dict[str, Mapping[FileId, Sequence[str]]] = field(default_factory=dict)
 
     async def read(self) -> tuple[DiskFacts, ...]:
         """Every disk of the snapshots that go, and those with images to fold."""
@@ -337,12 +339,22 @@ class DiskReader:
     ) -> tuple[str, ...]:
         """Images that are based on this one, other than those that may be."""
         where = sorted({*folders, os.path.dirname(image.path)})
-        based = await self.images.dependents(image.file, where)
+        based = await self._dependents(image.file, where)
         found = [path for path in based if self.images.identify(path) not in known]
         if image.data is not None:
-            shared = await self.images.dependents(image.data.file, where)
+            shared = await self._dependents(image.data.file, where)
             found += [p for p in shared if self.images.identify(p) != image.file]
         return tuple(found)
+
+    async def _dependents(self, file: FileId, folders: Iterable[str]) -> list[str]:
+        """The paths of images that name this file, each of them once."""
+        found: dict[FileId | None, str] = {}
+        for folder in folders:
+            if folder not in self.searched:
+                self.searched[folder] = await self.images.dependents([folder])
+            for path in self.searched[folder].get(file, ()):
+                found.setdefault(self.images.identify(path), path)
+        return list(found.values())
 
     async def _retired(
         self,

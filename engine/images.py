@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final, ParamSpec, TypeVar
@@ -259,12 +259,14 @@ class QemuImages:
         """Other processes that have this image, our own helpers included."""
         return (await asyncio.to_thread(processes.users, (path,)))[path]
 
-    async def dependents(self, image: FileId, folders: Sequence[str]) -> Sequence[str]:
-        """Images in these folders whose header names this image as backing image.
+    async def dependents(
+        self, folders: Sequence[str]
+    ) -> Mapping[FileId, Sequence[str]]:
+        """Images in these folders, by each image that their headers name.
 
         What is no qcow2 image, or cannot be read, is passed over. Only reads.
         """
-        return await asyncio.to_thread(_dependents, image, folders)
+        return await asyncio.to_thread(_dependents, folders)
 
 
 async def in_thread(call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
@@ -392,9 +394,9 @@ def _check_relink(image: Image) -> None:
         raise image_locks.ImageLocked(image.path, held)
 
 
-def _dependents(image: FileId, folders: Sequence[str]) -> tuple[str, ...]:
+def _dependents(folders: Sequence[str]) -> Mapping[FileId, Sequence[str]]:
     """Links come last: a file that is found under its own name keeps that name."""
-    found: dict[FileId, str] = {}
+    found: dict[FileId, dict[FileId, str]] = {}
     for folder in folders:
         try:
             with os.scandir(os.path.abspath(folder)) as entries:
@@ -407,27 +409,29 @@ def _dependents(image: FileId, folders: Sequence[str]) -> tuple[str, ...]:
             ) from error
         for _, _, path in names:
             try:
-                dependent = _names_as_backing(path, image)
+                file = _regular_file(path)
+                named = set() if file is None else _named_by(path)
             except OSError as error:
                 _log.warning("dependents.skipped", path=path, error=str(error))
                 continue
-            if dependent is not None:
-                found.setdefault(dependent, path)
-    return tuple(found.values())
+            for image in named - {file}:
+                assert file is not None
+                found.setdefault(image, {}).setdefault(file, path)
+    return {image: tuple(paths.values()) for image, paths in found.items()}
 
 
-def _names_as_backing(path: str, image: FileId) -> FileId | None:
-    """The identity of a file if its header names the image, from where it lies.
-
-    As its backing image, or as the file that holds its data.
-    """
+def _regular_file(path: str) -> FileId | None:
+    """Which file a name leads to, if it is one that may be an image."""
     try:
         looked = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    file = files.file_id(looked)
-    if not stat.S_ISREG(looked.st_mode) or file == image:
-        return None
+    return files.file_id(looked) if stat.S_ISREG(looked.st_mode) else None
+
+
+def _named_by(path: str) -> set[FileId]:
+    """The files that a header names, seen from where its image lies."""
+    found = set()
     strings = _names_in(path)
     for start in (path, os.path.realpath(path)) if strings else ():
         names = []
@@ -439,9 +443,8 @@ def _names_as_backing(path: str, image: FileId) -> FileId | None:
                 names.append(resolve_backing(start, string))
         for name in filter(None, names):
             with suppress(OSError, ValueError):
-                if files.file_id(os.stat(name)) == image:
-                    return file
-    return None
+                found.add(files.file_id(os.stat(name)))
+    return found
 
 
 def _names_in(path: str) -> list[str]:

@@ -125,11 +125,9 @@ class _Reading:
         found = tuple(strays(folders, [*chains]))
         others = [*self.image_folders, *await read(catalog.image_folders)]
         searched = sorted({*folders, *others})
-        dependents = {
-            file: tuple(await self.reader.images.dependents(file, searched))
-            for file in headers
-        }
-        orphans = await self._orphans(headers, dependents, searched)
+        based = await self.reader.images.dependents(searched)
+        dependents = {file: tuple(based.get(file, ())) for file in headers}
+        orphans = await self._orphans(headers, based)
         sockets = tuple(helper_sockets())
         ids = [stray.run for stray in found if stray.run is not None]
         ids += [run for _, run in sockets]
@@ -218,15 +216,14 @@ class _Reading:
     async def _orphans(
         self,
         headers: Mapping[FileId, ImageHeader],
-        dependents: Mapping[FileId, tuple[str, ...]],
-        folders: Sequence[str],
+        based: Mapping[FileId, Sequence[str]],
     ) -> list[Orphan]:
         """Images based on ours, and on these, that no chain of the catalog has."""
         identify = self.reader.images.identify
         waiting = [
             (path, headers[file].path)
-            for file, paths in dependents.items()
-            for path in paths
+            for file in headers
+            for path in based.get(file, ())
         ]
         ours, found = set(headers), dict[FileId, Orphan]()
         referred: set[FileId] | None = None
@@ -239,8 +236,7 @@ class _Reading:
                 referred = await self._referred()
             if file not in referred:
                 found[file] = Orphan(path, file, below)
-                more = await self.reader.images.dependents(file, folders)
-                waiting += [(other, path) for other in more]
+                waiting += [(other, path) for other in based.get(file, ())]
         return list(found.values())
 
     async def _referred(self) -> set[FileId]:

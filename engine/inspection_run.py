@@ -81,7 +81,8 @@ async def _mend(driver: Driver, domain: str, fix: Fix) -> None:
 async def _remove(driver: Driver, fix: Fix) -> None:
     images, folders = driver.world.images, [os.path.dirname(fix.path)]
     assert fix.file is not None
-    if await images.users(fix.path) or await images.dependents(fix.file, folders):
+    used = await images.users(fix.path)
+    if used or fix.file in await images.dependents(folders):
         raise CommandFailed(f"{fix.path} is in use")
     await in_thread(_unlink, fix.path, fix.file)
 

@@ -290,7 +290,8 @@ class _DiskPlanner:
         if others := [user for user in users if user != mine]:
             return f"{', '.join(others)} needs it"
         folders = {os.path.dirname(os.path.realpath(disk.source)), *self._folders}
-        if below := await self._images.dependents(file, sorted(folders)):
+        below = (await self._images.dependents(sorted(folders))).get(file)
+        if below:
             return f"{', '.join(below)} is based on it"
         return None
 

@@ -402,8 +402,13 @@ class Images(Protocol):
     async def users(self, path: str) -> Sequence[ImageUser]:
         """Other processes that have this image, our own helpers included."""
 
-    async def dependents(self, image: FileId, folders: Sequence[str]) -> Sequence[str]:
-        """Images in these folders whose header names this image as backing image."""
+    async def dependents(
+        self, folders: Sequence[str]
+    ) -> Mapping[FileId, Sequence[str]]:
+        """Images in these folders, by each image that their headers name.
+
+        As their backing image, or as the file that holds their data.
+        """
 
 
 class Definitions(Protocol):

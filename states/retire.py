@@ -90,7 +90,7 @@ async def _prove_useless(ctx: Context, image: Image, name: str) -> None:
     users = [user.what for user in await ctx.images.users(name) if user.holds]
     folders = {os.path.dirname(image.path), os.path.dirname(name)}
     folders |= set(ctx.options.image_folders)
-    below = await ctx.images.dependents(image.file, sorted(folders))
+    below = (await ctx.images.dependents(sorted(folders))).get(image.file, ())
     named = await ctx.read(lambda db: catalog.users_of_image(db, image.path))
     if found := [*users, *below, *named]:
         raise Stuck(

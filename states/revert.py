@@ -246,7 +246,8 @@ async def _prove_useless(ctx: ReversionContext, disk: DiskReversion, name: str) 
     users = [user.what for user in await ctx.images.users(name)]
     folders = {os.path.dirname(each) for each in (path, name)}
     folders |= {*ctx.plan.image_folders, *await ctx.read(catalog.image_folders)}
-    below = await ctx.images.dependents(disk.former.file, sorted(folders))
+    dependents = await ctx.images.dependents(sorted(folders))
+    below = dependents.get(disk.former.file, ())
     named = await ctx.read(lambda db: catalog.users_of_image(db, path))
     kept = "It was not removed; the domain boots from its new overlay."
     if found := [*users, *below, *named]:

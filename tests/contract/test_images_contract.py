@@ -70,6 +70,11 @@ def qemu_io(path: str, *options: str, format: str = "qcow2") -> Iterator[int]:
         process.communicate()
 
 
+def based_on(images: Images, file: FileId, folders: list[str]) -> tuple[str, ...]:
+    """What the adapter finds in these folders that names a file."""
+    return tuple(asyncio.run(images.dependents(folders)).get(file, ()))
+
+
 def run(*arguments: str) -> None:
     subprocess.run(arguments, check=True, capture_output=True)
 
@@ -157,7 +162,7 @@ class ImagesContract:
 
         header = asyncio.run(images.header(top.path, "qcow2"))
         verdict = asyncio.run(images.check(top.path, "qcow2"))
-        dependents = asyncio.run(images.dependents(base.file, [str(world.folder)]))
+        dependents = based_on(images, base.file, [str(world.folder)])
         asyncio.run(images.relink(top, "elsewhere", "raw"))
         fence = images.fence_name(top.path, RUN)
         asyncio.run(images.probe_fence(top.path, RUN))
@@ -575,10 +580,10 @@ class ImagesContract:
 
         linked = str(world.folder / "linked")
         both = [linked, str(world.folder / "real"), str(world.folder / "missing")]
-        found = asyncio.run(images.dependents(base.file, [linked]))
+        found = based_on(images, base.file, [linked])
 
         assert found == (f"{linked}/top.qcow2",)
-        assert len(asyncio.run(images.dependents(base.file, both))) == 1
+        assert len(based_on(images, base.file, both)) == 1
 
     def test_dependents_through_links_to_files(
         self, world: World, images: Images
@@ -591,7 +596,7 @@ class ImagesContract:
         asyncio.run(images.create_overlay(plan_of(base, top, "alias")))
         (world.folder / "b/top").symlink_to("../a/top.qcow2")
 
-        found = asyncio.run(images.dependents(base.file, [str(world.folder / "b")]))
+        found = based_on(images, base.file, [str(world.folder / "b")])
 
         assert found == (str(world.folder / "b/top"),)
 
@@ -618,7 +623,7 @@ class ImagesContract:
         (folder / "folder").mkdir()
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(folder / "s"))
-            found = asyncio.run(images.dependents(base.file, [str(folder)]))
+            found = based_on(images, base.file, [str(folder)])
 
         assert found == ()
 
@@ -628,7 +633,7 @@ class ImagesContract:
         top = self.overlay(world, images, base)
         asyncio.run(images.relink(top, f"json:{name}", "qcow2"))
 
-        found = asyncio.run(images.dependents(base.file, [str(world.folder)]))
+        found = based_on(images, base.file, [str(world.folder)])
 
         assert found == (top.path,)
 
@@ -721,7 +726,7 @@ class TestQemuImages(ImagesContract):
             )
             assert not overlay.file.is_block_device
             folder = os.path.dirname(overlay.path)
-            found = asyncio.run(images.dependents(header.file, [folder, "/dev"]))
+            found = based_on(images, header.file, [folder, "/dev"])
             assert found == (overlay.path,)
             asyncio.run(images.sync([device, raw]))
 
@@ -819,7 +824,7 @@ class TestQemuImages(ImagesContract):
         assert asyncio.run(images.check(path, "qcow2")) is None
         assert asyncio.run(images.free_bytes(path, "qcow2"))[0] > 0
         folder = [str(world.folder)]
-        assert asyncio.run(images.dependents(file, folder)) == (path,)
+        assert based_on(images, file, folder) == (path,)
 
         image = Image(path, "qcow2", header.file, MIB, header.data)
         below = world.base("below.qcow2")

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backfold import Engine
 from backfold.engine.demo.guest import export_raw, qemu_img
+from backfold.engine.images import QemuImages
 from backfold.journal.errors import Refused
-from backfold.journal.model import Disk
+from backfold.journal.model import Disk, FileId
 from real.scene import DOMAIN, Scene, play
 
 
@@ -137,5 +140,43 @@ def test_a_folder_that_is_none_is_told_at_once(tmp_path: Path) -> None:
                     DOMAIN, "s1", image_folders=(str(tmp_path / "none"),)
                 )
             assert await scene.engine.deletions() == []
+
+    play(story())
+
+
+class CountingImages(QemuImages):
+    """The real images, and how often each folder was searched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.searched: Counter[str] = Counter()
+
+    async def dependents(
+        self, folders: Sequence[str]
+    ) -> Mapping[FileId, Sequence[str]]:
+        self.searched.update(folders)
+        return await super().dependents(folders)
+
+
+def test_a_plan_searches_each_folder_once(tmp_path: Path) -> None:
+    """However many images it asks for: there may be thousands in a folder."""
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+
+    async def story() -> None:
+        async with Scene(tmp_path, power="off") as scene:
+            for name in ("s1", "s2", "s3"):
+                await scene.take(name)
+            images = CountingImages()
+            async with Engine(scene.journal, images=images) as engine:
+                plan = await engine.plan(
+                    DOMAIN, "s1", through="s3", image_folders=(str(other),)
+                )
+            assert len(plan.folds[0].layers) == 4
+            folders = {str(scene.images_folder), str(other)}
+            assert {path: images.searched[path] for path in folders} == dict.fromkeys(
+                folders, 1
+            )
+            assert max(images.searched.values()) == 1
 
     play(story())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from backfold.journal.errors import CommandFailed
 from backfold.journal.model import FileId, FileStamp, Image, OverlayPlan
@@ -237,19 +237,22 @@ class SimImages:
             if qemu.has(file.inode)
         )
 
-    async def dependents(self, image: FileId, folders: Sequence[str]) -> Sequence[str]:
-        """Images whose header leads to this one."""
+    async def dependents(
+        self, folders: Sequence[str]
+    ) -> Mapping[FileId, Sequence[str]]:
+        """Images by the one that their header leads to."""
         self._life.at("dependents")
-        found = []
+        found: dict[FileId, list[str]] = {}
         for path in sorted(self._world.files.names):
             file = self._world.files.file(path)
             if file is None or file.header is None:
                 continue
             below = self._world.backing_path(path, file.header)
             if os.path.dirname(path) in folders and below is not None:
-                if self.identify(os.path.normpath(below)) == image:
-                    found.append(path)
-        return tuple(found)
+                image = self.identify(os.path.normpath(below))
+                if image is not None:
+                    found.setdefault(image, []).append(path)
+        return found
 
     def _image(self, path: str) -> File:
         file = self._world.files.file(path)
