@@ -64,17 +64,19 @@ trees: $(stamp) debian-test ## walk at random through trees of snapshots (EXAMPL
 	    --show-capture no tests/real/test_random_trees.py \
 	    tests/simulator/test_trees.py $(ARGS)
 
-lint: $(stamp) ## check style, types and the committed diagrams
+lint: $(stamp) ## check style, types and what is generated in docs/
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy
 	$(bin)/python -m backfold.engine.diagram --check docs/state-diagrams
+	$(bin)/python -m backfold.engine.event_docs --check docs/reference/events.md
 
 mutations: $(stamp) debian-test ## take one safeguard away at a time; print which tests fail
 	PYTHONPATH=tests $(bin)/python -m mutations.run $(ARGS)
 
-diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams from the declaration
+diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams and the list of events
 	$(bin)/python -m backfold.engine.diagram docs/state-diagrams
+	$(bin)/python -m backfold.engine.event_docs docs/reference/events.md
 
 docs: $(docs-stamp) ## build the site of docs/ into build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict

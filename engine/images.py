@@ -18,12 +18,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final, ParamSpec, TypeVar
 
-import structlog
-
 from ..journal.errors import CommandFailed, FlushFailed
 from ..journal.model import DataFile, FileId, FileStamp, Image, OverlayPlan
 from ..states.ports import Extent, ImageHeader, ImageUser
-from . import data_files, devices, files, image_locks, processes
+from . import data_files, devices, files, image_locks, log, processes
 from .qemu_img import QemuImg, json_strings, resolve_backing
 from .sizes import with_holes
 
@@ -41,7 +39,6 @@ _START: Final = struct.Struct(">4sIQI")
 #: Magic, and the method of encryption.
 _CRYPT: Final = struct.Struct(">4s28xI")
 
-_log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -412,7 +409,7 @@ def _dependents(folders: Sequence[str]) -> Mapping[FileId, Sequence[str]]:
                 file = _regular_file(path)
                 named = set() if file is None else _named_by(path)
             except OSError as error:
-                _log.warning("dependents.skipped", path=path, error=str(error))
+                log.say("warning", "dependents.skipped", path=path, error=str(error))
                 continue
             for image in named - {file}:
                 assert file is not None

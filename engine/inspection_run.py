@@ -6,20 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-import structlog
-
 from ..journal import inspections
 from ..journal.errors import BackfoldError, CommandFailed
 from ..journal.model import FileId
-from . import files, image_locks
+from . import files, image_locks, log
 from .driver import Driver
 from .files import PROBES
 from .images import UNFINISHED, in_thread
 from .inspection import judge
 from .inspection_facts import InspectionFacts, read_inspection
 from .inspection_findings import Finding, Fix, Inspection
-
-_log = structlog.get_logger(__name__)
 
 
 async def check(
@@ -60,7 +56,7 @@ async def _mended(
             told = f"{finding.message} It was not mended: {error.what}."
             left.append(replace(finding, message=told))
         else:
-            _log.info("check.fixed", code=finding.code, path=finding.fix.path)
+            log.say("info", "check.fixed", code=finding.code, path=finding.fix.path)
             fixed.append(finding)
     return Inspection(facts.domain.name, facts.power, tuple(left), tuple(fixed))
 

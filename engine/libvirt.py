@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Final
 from xml.parsers import expat
 
-import structlog
-
 from ..journal.errors import CommandFailed
 from ..journal.model import FileId
-from . import files
+from . import files, log
 
 #: No domain's definition comes near to this.
 DEFINITION_BYTES: Final = 16 << 20
-
-_log = structlog.get_logger(__name__)
 
 
 class _Refused(ValueError):
@@ -43,8 +39,11 @@ def managed_images(
             try:
                 name, images = _parse(_read(definition))
             except (OSError, ValueError, expat.ExpatError) as error:
-                _log.warning(
-                    "libvirt.definition_skipped", path=str(definition), error=str(error)
+                log.say(
+                    "warning",
+                    "libvirt.definition_skipped",
+                    path=str(definition),
+                    error=str(error),
                 )
                 continue
             for image in images:
@@ -75,7 +74,7 @@ def _definitions(folder: Path) -> Iterator[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        _log.warning("libvirt.folder_skipped", path=str(folder), error=str(error))
+        log.say("warning", "libvirt.folder_skipped", path=str(folder), error=str(error))
         return
     for name in names:
         if name.endswith(".xml"):

@@ -8,13 +8,11 @@ so that crash tests can stop at every one of them.
 from __future__ import annotations
 
 import json
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
-import structlog
 from sqlite_utils import Database
 
 from ..journal import runs
@@ -25,11 +23,10 @@ from ..journal.store import Store
 from ..states.context import Move, Unit
 from ..states.machine import Declaration, Moment, Step
 from ..states.ports import Clock, Probe
+from . import log
 from .events import AlarmEvent, Event, OnEvent, StateEvent
 
 T = TypeVar("T")
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("backfold")
 
 
 class Runner(ABC):
@@ -146,7 +143,6 @@ class Runner(ABC):
         self._untold.clear()
         self._reach(source, move.trigger, Moment.NOTED)
         await self.refresh()
-        self.say("info", dest, source=source)
         self.tell_state(detail, source)
 
     async def perform(
@@ -204,7 +200,8 @@ class Runner(ABC):
         self._reach(state, step, Moment.NOTED)
         if announcing is not None or unit is not None:
             await self.refresh()
-        self.say("debug", f"{state}.{step}")
+        disk = (intent or {}).get("disk")
+        self.say("debug", f"{state}.{step}", **({} if disk is None else {"disk": disk}))
         return result
 
     async def alarm(self, what: str) -> None:
@@ -228,17 +225,15 @@ class Runner(ABC):
             )
 
     def say(self, level: str, event: str, **values: object) -> None:
-        """Log an event named after state or step; a broken log breaks no run."""
+        """Log an event of this run, named after state or step; see `log_events`."""
+        machine = self.declaration.name
         domain, snapshot = self.subject
-        with suppress(Exception):
-            log.bind(run=self.key.id, domain=domain, snapshot=snapshot).log(
-                logging.getLevelNamesMapping()[level.upper()],
-                f"{self.declaration.name}.{event}",
-                **values,
-            )
+        subject = {machine: self.key.id, "domain": domain, "snapshot": snapshot}
+        log.say(level, f"{machine}.{event}", **subject, **values)
 
     def tell_state(self, detail: Mapping[str, Any], source: str | None = None) -> None:
-        """Tell the state that the run is in now; ``source`` is the one before."""
+        """Log and tell the state that the run is in; ``source`` is the one before."""
+        self.say("info", self.state, source=source)
         self.tell(
             StateEvent(
                 self.key.id,

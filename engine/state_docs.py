@@ -6,7 +6,6 @@ frame around it.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 from ..states.deletion import DELETION
 from ..states.fold import ALLOWED, FOLD
 from ..states.machine import Declaration, Edge, Moment, State, Step
+from .markdown import bullets, code, escape, table, text
 from .runner import announces, crash_points
 
 CRASH_POINTS: Final = "crash-points.md"
@@ -37,7 +37,7 @@ def pages(
 
 
 def _index(machines: Sequence[Declaration], refresh: str) -> str:
-    points = sum(len(crash_points(machine)) for machine in _driven(machines))
+    points = sum(len(crash_points(machine)) for machine in driven(machines))
     parts = [
         "# The state machines",
         f"Everything in this folder is generated from the declarations in"
@@ -45,7 +45,7 @@ def _index(machines: Sequence[Declaration], refresh: str) -> str:
         f" declaration, `{refresh}` writes it anew; `make lint` fails until then."
         f" The pictures are laid out by graphviz' `dot` and carry the hash of what"
         f" they were laid out from, so the check needs no `dot`.",
-        _bullets(
+        bullets(
             [
                 *(f"[{each.title}]({each.name}.md)" for each in machines),
                 f"[Crash points]({CRASH_POINTS}): every moment that a crash test"
@@ -53,7 +53,7 @@ def _index(machines: Sequence[Declaration], refresh: str) -> str:
             ]
         ),
         "## How to read them",
-        _bullets(
+        bullets(
             [
                 "An edge is labelled with its trigger and, in brackets, its guards."
                 " Of several edges with one trigger the first whose guards hold is"
@@ -72,7 +72,7 @@ def _index(machines: Sequence[Declaration], refresh: str) -> str:
             f"## {machine.title}",
             f"[![{machine.title}]({machine.name}.svg)]({machine.name}.md)",
         ]
-    return _text(parts)
+    return text(parts)
 
 
 def _page(machine: Declaration, mermaid: str) -> str:
@@ -82,15 +82,15 @@ def _page(machine: Declaration, mermaid: str) -> str:
         f"The same [as a picture]({machine.name}.svg)."
         f" [How to read it](README.md#how-to-read-them).",
         "## Edges",
-        _table(
+        table(
             ("from", "trigger", "to", "guards", "when"),
             (
                 (
                     _link(edge.source),
-                    _code(edge.trigger),
+                    code(edge.trigger),
                     _link(edge.dest),
                     _guards(edge),
-                    _escape(edge.when),
+                    escape(edge.when),
                 )
                 for edge in machine.edges
             ),
@@ -101,7 +101,7 @@ def _page(machine: Declaration, mermaid: str) -> str:
     parts.append("## States")
     for state in machine.states:
         parts += _section(machine, state)
-    return _text(parts)
+    return text(parts)
 
 
 def _allowed(fold: Declaration) -> str:
@@ -115,25 +115,23 @@ def _allowed(fold: Declaration) -> str:
                 ", ".join(_link(name) for name in folds) or _NONE,
             )
         )
-    return _table(("deletion", "folds"), rows)
+    return table(("deletion", "folds"), rows)
 
 
 def _section(machine: Declaration, state: State) -> list[str]:
     """One state: what it does, how it is left, its steps, a kill in it."""
-    parts = [f"### {state.name}", _escape(state.does)]
+    parts = [f"### {state.name}", escape(state.does)]
     if state.name == machine.initial:
         parts.append("The initial state.")
     if state.final:
         parts.append("A final state.")
     edges = [edge for edge in machine.edges if edge.source == state.name]
     if edges:
-        rows = (
-            (_code(edge.trigger), _link(edge.dest), _guards(edge)) for edge in edges
-        )
-        parts.append(_table(("trigger", "to", "guards"), rows))
+        rows = ((code(edge.trigger), _link(edge.dest), _guards(edge)) for edge in edges)
+        parts.append(table(("trigger", "to", "guards"), rows))
     if state.steps:
         parts.append(
-            _table(
+            table(
                 (
                     "step",
                     "does",
@@ -146,25 +144,25 @@ def _section(machine: Declaration, state: State) -> list[str]:
             )
         )
     if state.killed:
-        parts.append(f"**A kill here leaves:** {_escape(state.killed)}")
+        parts.append(f"**A kill here leaves:** {escape(state.killed)}")
     if state.recovers:
-        parts.append(f"**Recovery:** {_escape(state.recovers)}")
+        parts.append(f"**Recovery:** {escape(state.recovers)}")
     return parts
 
 
 def _step(step: Step) -> tuple[str, ...]:
     own = "own row" if announces(step) else "no row"
     return (
-        _code(step.name),
-        _escape(step.does),
-        own if step.covered_by is None else _code(step.covered_by),
-        _escape(step.killed),
+        code(step.name),
+        escape(step.does),
+        own if step.covered_by is None else code(step.covered_by),
+        escape(step.killed),
         step.recovery.value,
-        _NONE if step.undone_by is None else _code(step.undone_by),
+        _NONE if step.undone_by is None else code(step.undone_by),
     )
 
 
-def _driven(machines: Iterable[Declaration]) -> list[Declaration]:
+def driven(machines: Iterable[Declaration]) -> list[Declaration]:
     """The machines that a runner drives.
 
     One without steps moves inside of another's transactions only, so that the probe
@@ -175,7 +173,7 @@ def _driven(machines: Iterable[Declaration]) -> list[Declaration]:
 
 def _crash_page(machines: Sequence[Declaration]) -> str:
     """Every crash point of every machine, counted."""
-    machines = _driven(machines)
+    machines = driven(machines)
     points = {machine.name: crash_points(machine) for machine in machines}
     counts = []
     for machine in machines:
@@ -191,14 +189,14 @@ def _crash_page(machines: Sequence[Declaration]) -> str:
     parts = [
         "# Crash points",
         f"Every moment that the probe is told of, {total} in all.",
-        _table(("machine", *(moment.value for moment in Moment), "all"), counts),
+        table(("machine", *(moment.value for moment in Moment), "all"), counts),
     ]
     for machine in machines:
         rows = (
             (
                 str(number),
                 f"[{state}]({machine.name}.md#{state})",
-                _code(name),
+                code(name),
                 "edge" if machine.state(state).step(name) is None else "step",
                 moment,
             )
@@ -206,38 +204,14 @@ def _crash_page(machines: Sequence[Declaration]) -> str:
         )
         parts += [
             f"## {machine.name}",
-            _table(("", "state", "step or edge", "kind", "moment"), rows),
+            table(("", "state", "step or edge", "kind", "moment"), rows),
         ]
-    return _text(parts)
+    return text(parts)
 
 
 def _guards(edge: Edge) -> str:
-    return " and ".join(_code(guard) for guard in edge.guards) or _NONE
+    return " and ".join(code(guard) for guard in edge.guards) or _NONE
 
 
 def _link(state: str) -> str:
     return f"[{state}](#{state})"
-
-
-def _code(text: str) -> str:
-    return f"`{text}`"
-
-
-def _escape(text: str) -> str:
-    """A text of a declaration; `code` is the only markup that it may hold."""
-    parts = re.split(r"(`[^`]*`)", text)
-    parts[::2] = [re.sub(r"([\\`*_<\[])", r"\\\1", part) for part in parts[::2]]
-    return "".join(parts).replace("|", "\\|")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = (head, ["---"] * len(head), *rows)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _bullets(items: Iterable[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
-
-
-def _text(parts: Iterable[str]) -> str:
-    return "\n\n".join(parts) + "\n"
