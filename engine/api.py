@@ -23,6 +23,7 @@ from ..journal.errors import (
     UsageError,
 )
 from ..journal.locks import LOCK_DIRECTORY
+from ..journal.meter import CommitTimes
 from ..journal.model import Disk, Domain, FileId, Plan, ReversionPlan, Snapshot
 from ..journal.runs import TransitionRow
 from ..journal.store import Store
@@ -137,6 +138,13 @@ class Engine:
         that does not consume. Runs of other engines on the journal are not heard.
         """
         return self._driver.broadcast.subscribe()
+
+    @property
+    def commit_times(self) -> CommitTimes:
+        """What this engine's transactions took to become durable, since it is open."""
+        if self._opened is None:
+            return CommitTimes()
+        return self._opened.store.meter.times
 
     # Domains and snapshots
 

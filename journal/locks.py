@@ -67,7 +67,7 @@ class Locks:
         self.release()
 
     def _lock(self, image: FileId) -> int:
-        path = _shared_directory(self._directory) / f"{image.device}-{image.inode}"
+        path = lock_file(image, _shared_directory(self._directory))
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             try:
@@ -93,6 +93,11 @@ class Locks:
                 remedy="Wait until it ends (`backfold status` shows it), or cancel it.",
             ) from None
         return handle
+
+
+def lock_file(image: FileId, directory: Path = LOCK_DIRECTORY) -> Path:
+    """The file whose lock is that of an image."""
+    return directory / f"{image.device}-{image.inode}"
 
 
 def _holder(lock: os.stat_result) -> str:

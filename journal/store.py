@@ -120,7 +120,7 @@ class Store:
         try:
             db = _open(self.path, self._seeds)
         except BaseException as error:
-            self._opened.set_exception(_translated(error, self.path))
+            self._opened.set_exception(translated(error, self.path))
             return
         self._opened.set_result(None)
         connected: Database | None = db
@@ -160,7 +160,7 @@ class Store:
             return _connect(self.path)
         except sqlite3.Error as error:
             for unit in group:
-                unit.future.set_exception(_translated(error, self.path))
+                unit.future.set_exception(translated(error, self.path))
             return None
 
 
@@ -174,7 +174,7 @@ def _commit(db: Database, group: list[_Unit], path: Path) -> bool:
         db.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         for unit in group:
-            unit.future.set_exception(_translated(error, path))
+            unit.future.set_exception(translated(error, path))
         return True
     for unit in group:
         try:
@@ -208,7 +208,7 @@ def _commit(db: Database, group: list[_Unit], path: Path) -> bool:
         return True
     finally:
         for future, reason in failed:
-            future.set_exception(_translated(reason, path))
+            future.set_exception(translated(reason, path))
 
 
 def _answer(db: Database, unit: _Unit, path: Path) -> None:
@@ -216,7 +216,7 @@ def _answer(db: Database, unit: _Unit, path: Path) -> None:
     try:
         result = unit.run(db)
     except BaseException as error:
-        future.set_exception(_translated(error, path))
+        future.set_exception(translated(error, path))
     else:
         future.set_result(result)
 
@@ -233,13 +233,7 @@ def _open(path: Path, seeds: Seeds) -> Database:
 
 
 def _bring_up_to_date(db: Database, path: Path, seeds: Seeds) -> None:
-    tables = set(db.table_names())
-    if tables and "declared_transitions" not in tables:
-        raise JournalDamaged(
-            f"{path} is a database, but not a journal of Backfold.",
-            data="It was not changed.",
-            remedy="Name another file with --journal.",
-        )
+    refuse_foreign(db, path)
     if is_current(db, seeds):
         return
     db.enable_wal()
@@ -250,6 +244,17 @@ def _bring_up_to_date(db: Database, path: Path, seeds: Seeds) -> None:
         db.rollback()
         raise
     db.commit()
+
+
+def refuse_foreign(db: Database, path: Path) -> None:
+    """Raise `JournalDamaged` for a database of another program; an empty one is new."""
+    tables = set(db.table_names())
+    if tables and "declared_transitions" not in tables:
+        raise JournalDamaged(
+            f"{path} is a database, but not a journal of Backfold.",
+            data="It was not changed.",
+            remedy="Name another file with --journal.",
+        )
 
 
 def _make_private(path: Path) -> None:
@@ -308,35 +313,40 @@ def _connect(path: Path) -> Database:
     return db
 
 
-def _translated(error: BaseException, path: Path) -> BaseException:
+def translated(error: BaseException, path: Path) -> BaseException:
     """SQLite's and the system's errors as ours; everything else as it is."""
-    translated: JournalError
-    damaged = isinstance(error, sqlite3.DatabaseError) and (
+    ours: JournalError
+    is_damaged = isinstance(error, sqlite3.DatabaseError) and (
         getattr(error, "sqlite_errorcode", 0) & 0xFF
         in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     )
-    busy = isinstance(error, sqlite3.OperationalError) and (
+    is_busy = isinstance(error, sqlite3.OperationalError) and (
         getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
     )
-    if busy:
-        translated = JournalBusy(
+    if is_busy:
+        ours = JournalBusy(
             f"The journal {path} is held by another process.",
             data="Nothing was written.",
             remedy="Try again.",
         )
-    elif damaged or isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        translated = JournalDamaged(
-            f"The journal {path} is damaged: {error}.",
-            data="The images are untouched. Without the journal, an overlay that is"
-            " not fenced is the truth; beside a fenced one the base is complete.",
-            remedy="Keep a copy, and follow the guide's chapter on rescue by hand.",
-        )
+    elif is_damaged or isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        ours = damage(path, error)
     elif isinstance(error, sqlite3.Error | OSError):
-        translated = JournalError(
+        ours = JournalError(
             f"The journal {path} cannot be used: {error}.",
             remedy="Check the path, its permissions and the space on its file system.",
         )
     else:
         return error
-    translated.__cause__ = error
-    return translated
+    ours.__cause__ = error
+    return ours
+
+
+def damage(path: Path, why: object) -> JournalDamaged:
+    """What is to be said of a journal whose content makes no sense."""
+    return JournalDamaged(
+        f"The journal {path} is damaged: {why}.",
+        data="The images are untouched. Without the journal, an overlay that is"
+        " not fenced is the truth; beside a fenced one the base is complete.",
+        remedy="Keep a copy, and follow the guide's chapter on rescue by hand.",
+    )

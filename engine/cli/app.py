@@ -18,6 +18,7 @@ from . import (
     extras,
     failures,
     history,
+    metrics,
     plans,
     recovery,
     reverts,
@@ -37,7 +38,7 @@ class _Commands(TyperGroup):
 
 _ORDER: Final = [
     *("domain", "snapshot", "plan", "delete", "recover", "cancel", "status", "log"),
-    *("check", "diagram", "demo"),
+    *("check", "metrics", "diagram", "demo"),
 ]
 app = typer.Typer(
     cls=_Commands,
@@ -57,6 +58,7 @@ app.command()(recovery.cancel)
 app.command()(history.status)
 app.command()(history.log)
 app.command()(check.check)
+app.command()(metrics.metrics)
 app.command()(extras.diagram)
 app.command()(extras.demo)
 

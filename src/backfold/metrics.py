@@ -1,0 +1,5 @@
+"""Metrics for Prometheus; needs the extra ``backfold[metrics]``."""
+
+from .engine.metrics import JournalCollector
+
+__all__ = ["JournalCollector"]

@@ -1,0 +1,132 @@
+"""Runs as they stand in a journal when they are over, without a disk being touched.
+
+Written by the journal's own functions, so that whatever reads them reads what the
+engine writes; only the times are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlite_utils import Database
+
+from backfold.journal import runs
+from backfold.journal.model import FileId, FileStamp, FoldPlan, Image, Plan
+from backfold.journal.runs import Author, RunKey
+from backfold.states.deletion import DELETION
+
+BEGAN = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+WHO = "root@elsewhere:4711"
+
+#: Source, trigger and destination of a deletion of a running domain.
+COMPLETED = (
+    ("validate", "accept", "prepare"),
+    ("prepare", "proceed", "commit_per_disk"),
+    ("commit_per_disk", "proceed", "vote"),
+    ("vote", "decide", "pivot"),
+    ("pivot", "proceed", "update_metadata"),
+    ("update_metadata", "proceed", "completed"),
+)
+ROLLED_BACK = (
+    *COMPLETED[:2],
+    ("commit_per_disk", "abandon", "roll_back"),
+    ("roll_back", "proceed", "rolled_back"),
+)
+REFUSED = (("validate", "refuse", "refused"),)
+MIDDLE = COMPLETED[:2]
+
+
+@dataclass
+class History:
+    """Writes runs one after the other; ``now`` is the time of the next row."""
+
+    db: Database
+    now: datetime = BEGAN
+    count: int = 0
+    who: str = WHO
+
+    def pass_by(self, seconds: float) -> None:
+        """Let time go by."""
+        self.now += timedelta(seconds=seconds)
+
+    @property
+    def author(self) -> Author:
+        return Author(self.who, self.now.isoformat())
+
+    def deletion(
+        self,
+        edges: Sequence[tuple[str, str, str]] = COMPLETED,
+        *,
+        domain: str = "web",
+        snapshot: str = "s1",
+        folds: Mapping[str, tuple[str, int]] | None = None,
+        seconds: float = 2.0,
+        downtime_ms: float | None = None,
+        reason: str | None = None,
+        commits: tuple[int, float, float] | None = (40, 0.2, 0.03),
+        steps: bool = False,
+    ) -> RunKey:
+        """A deletion along ``edges``, ``seconds`` in each state.
+
+        ``folds`` are strategy and bytes by disk, ``commits`` are count, sum and
+        longest of what the journal took; ``steps`` writes rows for every step, too.
+        """
+        self.count += 1
+        run = f"{self.count:012x}"
+        key = runs.begin_deletion(
+            self.db, run, domain, snapshot, {}, edges[0][0], self.author
+        )
+        for source, trigger, dest in edges:
+            if steps:
+                for step in DELETION.state(source).steps:
+                    runs.announce(self.db, key, source, step.name, self.author, {})
+                    runs.note(self.db, key, source, step.name, self.author, {})
+            if trigger == "accept" and folds:
+                plan = _plan(domain, snapshot, folds)
+                runs.update_deletion(self.db, key, plan=plan.to_json())
+            final = dest in DELETION.final
+            if final:
+                runs.update_deletion(
+                    self.db, key, downtime_ms=downtime_ms, reason=reason
+                )
+            told = {}
+            if final and commits is not None:
+                names = ("commits", "seconds", "longest")
+                told = {"journal": dict(zip(names, commits, strict=True))}
+            self.pass_by(seconds)
+            runs.move(
+                self.db, key, source, trigger, dest, self.author, told, final=final
+            )
+        return key
+
+
+def _plan(domain: str, snapshot: str, folds: Mapping[str, tuple[str, int]]) -> Plan:
+    return Plan(
+        domain=domain,
+        snapshot=snapshot,
+        snapshots=(snapshot,),
+        parent=None,
+        power="running",
+        place="domain",
+        boot_id="boot",
+        folds=tuple(
+            FoldPlan(
+                target=target,
+                job=f"backfold-{target}",
+                strategy=strategy,
+                chain=tuple(
+                    Image(f"/{domain}/{target}.{n}", "qcow2", FileId(1, n), 1 << 30)
+                    for n in (2, 1)
+                ),
+                first=0,
+                last=1,
+                link=None,
+                copy_bytes=bytes_,
+                space_bytes=bytes_,
+                base_stamp=FileStamp(1, 2),
+            )
+            for target, (strategy, bytes_) in folds.items()
+        ),
+    )
