@@ -35,7 +35,7 @@ from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
 from ..states.reversion import REVERSION
 from ..states.revert import identify_reversion_again
 from ..states.watch import Watch
-from . import adoption_run, inspection_run, recovery
+from . import adoption_run, inspection_run, recovery, storyteller
 from .clock import SystemClock
 from .creation_run import locked_by, plan_creation, valid_name
 from .disks import attach, detach
@@ -52,6 +52,7 @@ from .results import Creation, Deletion, DomainDisk, Reversion, Run
 from .reversion_plan import discard_reasons, not_valid, plan_reversion
 from .seeds import SEEDS
 from .selection import selected, valid_options
+from .story import Story
 from .truth import boot_sources, doubts_of_reversion, sources_in_creation
 
 
@@ -662,6 +663,11 @@ class Engine:
         store = self._driver.store
         _, found = await store.read(lambda db: runs.find(db, run))
         return await store.read(lambda db: list(runs.history(db, found)))
+
+    async def story(self, run: str) -> Story:
+        """What happened in a run, for people: see `Story`. Raises `UsageError`."""
+        record = await self.find(run)
+        return storyteller.tell(await self.log(record.id), record)
 
     async def _secrets(
         self, domain: str, secrets: Mapping[str, str] | None

@@ -132,14 +132,20 @@ class Driver:
             await self.world.clock.sleep(0.05)
 
     async def claimed(
-        self, run: str, on_event: OnEvent | None, patience: float | None = None
+        self,
+        run: str,
+        on_event: OnEvent | None,
+        patience: float | None = None,
+        *,
+        is_guard: bool = False,
     ) -> DeletionRun:
         """Take an open deletion over; orders of its former engine are refused.
 
         ``patience`` bounds the wait for other users of the journal, in seconds.
         """
         key = await self.store.write(
-            lambda db: runs.claim(db, "deletion", run, self.author), patience
+            lambda db: runs.claim(db, "deletion", run, self.author, is_guard=is_guard),
+            patience,
         )
         return await self.deletion_run(key, on_event)
 

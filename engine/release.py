@@ -71,7 +71,7 @@ class Release:
         driver = await self.opened(afresh)
         if (await driver.row(self.watch.deletion)).hold is None:
             return None
-        return await driver.claimed(self.watch.deletion, None, patience)
+        return await driver.claimed(self.watch.deletion, None, patience, is_guard=True)
 
     async def _end_unrecorded(self) -> None:
         world = self.world

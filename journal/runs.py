@@ -215,15 +215,20 @@ def refuse_open(db: Database, domain: str) -> None:
         raise Refused(reasons)
 
 
-def claim(db: Database, machine: str, run: str, author: Author) -> RunKey:
-    """Take a run over: from now on, orders of its former engine are refused."""
+def claim(
+    db: Database, machine: str, run: str, author: Author, *, is_guard: bool = False
+) -> RunKey:
+    """Take a run over: from now on, orders of its former engine are refused.
+
+    ``is_guard`` says that it is only done to end a hold.
+    """
     table = _TABLES[machine]
     db.execute(f"update {table} set generation = generation + 1 where id = ?", (run,))
     row = db.execute(
         f"select state, generation from {table} where id = ?", (run,)
     ).fetchone()
     key = RunKey(machine, run, int(row[1]))
-    remark(db, key, str(row[0]), "claim", author, {})
+    remark(db, key, str(row[0]), "claim", author, {"guard": True} if is_guard else {})
     return key
 
 

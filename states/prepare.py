@@ -50,7 +50,11 @@ async def prepare(ctx: Context) -> Move:
         await settle(ctx, committed)
 
     if committed:
-        await ctx.effects.perform("sync_frozen", sync)
+        await ctx.effects.perform(
+            "sync_frozen",
+            sync,
+            told=lambda _: {"images": [fold.base.path for fold in committed]},
+        )
 
     def store(db: Database) -> None:
         runs.update_deletion(db, ctx.key, plan=plan.to_json())

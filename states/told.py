@@ -49,6 +49,7 @@ class Copying:
         self._began: dict[str, tuple[int, float]] = {}
         #: Of each disk that has converged: all ``bytes`` that its job has copied, the
         #: ``total`` of it, and what this engine saw of that, ``copied`` in ``seconds``.
+        #: Only of an ``active`` commit QEMU leaves out what needs no copy.
         self.told: dict[str, Mapping[str, Any]] = {}
 
     def begin(self, fold: FoldPlan, job: Job | None) -> None:
@@ -65,5 +66,6 @@ class Copying:
             "bytes": job.done,
             "total": job.total,
             "copied": max(0, job.done - before),
+            "active": fold.is_active,
             "seconds": round(self._clock.monotonic() - began, 6),
         }

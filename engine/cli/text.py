@@ -6,7 +6,11 @@ import unicodedata
 from datetime import datetime
 from typing import Final
 
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+from ..words import brief as brief
+from ..words import count as count
+from ..words import duration as duration
+from ..words import size as size
+
 #: Control, format (bidirectional overrides), surrogate, line and paragraph separator.
 _UNSAFE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
@@ -26,37 +30,12 @@ def safe(text: object) -> str:
     )
 
 
-def size(count: float) -> str:
-    """Bytes in the largest unit of 1024 that keeps a digit before the point."""
-    value = float(count)
-    for unit in _UNITS:
-        if abs(value) < 1024 or unit == _UNITS[-1]:
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """A length of time, as coarse as its own size allows."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
 def instant(iso: str) -> str:
     """A time of the journal to the second, in UTC; damaged ones are shown as text."""
     try:
         return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M:%SZ")
     except ValueError:
         return safe(iso)
-
-
-def count(number: int, what: str) -> str:
-    """``1 disk``, ``2 disks``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def columns(rows: list[list[str]], gap: str = "  ") -> list[str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from .engine.inspection_findings import Finding, Inspection
     from .engine.results import Creation, Deletion, DomainDisk, FoldResult, Reversion
+    from .engine.story import Chapter, DiskStory, Entry, Story
     from .journal.adoptions import AdoptedImage, Adoption
     from .journal.errors import (
         AlreadyDecided,
@@ -40,13 +41,16 @@ __all__ = [
     "AlreadyDecided",
     "BackfoldError",
     "Busy",
+    "Chapter",
     "Creation",
     "Deletion",
     "Disk",
+    "DiskStory",
     "Domain",
     "DomainDisk",
     "DowntimeEvent",
     "Engine",
+    "Entry",
     "Event",
     "EventStream",
     "EventsLost",
@@ -65,6 +69,7 @@ __all__ = [
     "RolledBack",
     "Snapshot",
     "StateEvent",
+    "Story",
     "UsageError",
 ]
 
@@ -74,6 +79,7 @@ _MODULES = (
     ".engine.events",
     ".engine.inspection_findings",
     ".engine.results",
+    ".engine.story",
     ".journal.adoptions",
     ".journal.errors",
 )
