@@ -30,12 +30,12 @@ class EventStream:
     engine's event loop; each consumer asks for its own.
     """
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
+    def __init__(self, capacity: int) -> None:
         """``capacity`` is how many events may wait. Use `Engine.events`."""
         self._capacity = capacity
         self._waiting: OrderedDict[Hashable, Event] = OrderedDict()
         self._more = asyncio.Event()
-        self._put = 0
+        self._count = 0
         self._is_lost = self._is_closed = False
 
     def __aiter__(self) -> Self:
@@ -79,26 +79,26 @@ class EventStream:
         """Unsubscribe; what waits is dropped."""
         self._waiting.clear()
         self._is_lost = False
-        self.end()
+        self._end()
 
-    def put(self, event: Event) -> None:
+    def _put(self, event: Event) -> None:
         """Append an event, for the consumer to take when it likes."""
         if self._is_closed:
             return
-        key: Hashable = self._put
+        key: Hashable = self._count
         if isinstance(event, ProgressEvent):
             key = (event.run, event.disk)
             # The newer one goes to the end: it must not overtake a state.
             self._waiting.pop(key, None)
-        self._put += 1
+        self._count += 1
         if len(self._waiting) >= self._capacity:
             self._is_lost = True
-            self.end()
+            self._end()
             return
         self._waiting[key] = event
         self._more.set()
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """Nothing more will come; what waits can still be consumed."""
         self._is_closed = True
         self._more.set()
@@ -107,22 +107,28 @@ class EventStream:
 class Broadcast:
     """Tells every consumer of one opened engine what its runs tell."""
 
-    def __init__(self) -> None:
-        """Nobody listens yet."""
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        """Nobody listens yet; ``capacity`` events may wait for each who will."""
+        self._capacity = capacity
         self._streams: WeakSet[EventStream] = WeakSet()
 
     def subscribe(self) -> EventStream:
         """A stream of everything from now on."""
-        stream = EventStream()
+        stream = EventStream(self._capacity)
         self._streams.add(stream)
         return stream
+
+    @property
+    def listeners(self) -> int:
+        """How many streams are told of what happens."""
+        return sum(not stream._is_closed for stream in self._streams)
 
     def tell(self, event: Event) -> None:
         """Hand an event to every stream; never waits."""
         for stream in tuple(self._streams):
-            stream.put(event)
+            stream._put(event)
 
     def close(self) -> None:
         """End every stream."""
         for stream in tuple(self._streams):
-            stream.end()
+            stream._end()

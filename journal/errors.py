@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 #: Reasons that mean "another live process has the domain or its images".
 SOMEBODY_ELSE = frozenset({"image_in_use", "monitor_busy"})
@@ -53,8 +53,44 @@ class Reason:
         }
 
 
+class RunRecord(Protocol):
+    """What every record of a run has: a deletion's, a creation's, a revert's."""
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+
+    @property
+    def domain(self) -> str:
+        """The domain."""
+
+    @property
+    def snapshot(self) -> str:
+        """The snapshot that was named."""
+
+    @property
+    def state(self) -> str:
+        """The state that the journal has."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended as it did, when that was not planned."""
+
+    @property
+    def started(self) -> str:
+        """When it began: UTC, ISO 8601."""
+
+    @property
+    def finished(self) -> str | None:
+        """When it ended; None while it is open."""
+
+
 class BackfoldError(Exception):
     """The root of every error that Backfold raises on purpose.
+
+    ``code`` is stable: what to branch on. ``exit_status`` is what the command line
+    ends with: 1 failed, nothing left open · 2 usage · 3 refused, nothing changed ·
+    4 another live process has the domain · 5 rolled back · 6 something is left open.
 
     Args:
         what: what happened.
@@ -117,8 +153,10 @@ class RolledBack(BackfoldError):
     code = "rolled_back"
     exit_status = 5
 
-    def __init__(self, deletion: object, what: str, *, data: str, remedy: str) -> None:
-        """``deletion`` is the frozen record of the run."""
+    def __init__(
+        self, deletion: RunRecord, what: str, *, data: str, remedy: str
+    ) -> None:
+        """``deletion`` is the record of the run, whatever machine it is of."""
         super().__init__(what, data=data, remedy=remedy)
         self.deletion = deletion
 
@@ -129,8 +167,10 @@ class Interrupted(BackfoldError):
     code = "interrupted"
     exit_status = 6
 
-    def __init__(self, deletion: object, what: str, *, data: str, remedy: str) -> None:
-        """``deletion`` is the frozen record of the run."""
+    def __init__(
+        self, deletion: RunRecord, what: str, *, data: str, remedy: str
+    ) -> None:
+        """``deletion`` is the record of the run, whatever machine it is of."""
         super().__init__(what, data=data, remedy=remedy)
         self.deletion = deletion
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import failures, records
+from .. import records
+from . import failures
 from .invocation import Invocation
 from .plans import IgnoreLibvirt
 from .selecting import ImageDir

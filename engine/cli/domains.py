@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from ...journal.errors import Reason, Refused
-from . import boot, pictures, records, values
+from .. import records
+from . import boot, pictures, values
 from .invocation import Invocation
 from .lookups import open_deletion
 from .text import columns, count, safe

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from ...journal.errors import BackfoldError, Reason, Refused
+from .. import records
 from .output import Output
 
 
@@ -13,6 +13,13 @@ class Stopped(BackfoldError):
     """A signal ended the command, and no run is open."""
 
     code = "stopped"
+
+
+class NotLooked(BackfoldError):
+    """A signal came before it was known what is open."""
+
+    code = "interrupted"
+    exit_status = 6
 
 
 class TooLate(BackfoldError):
@@ -44,22 +51,10 @@ def bug(error: BaseException) -> Bug:
     )
 
 
-def as_json(error: BackfoldError) -> dict[str, Any]:
-    """An error as a JSON object."""
-    reasons = error.reasons if isinstance(error, Refused) else ()
-    return {
-        "code": error.code,
-        "message": error.what,
-        "data": error.data or None,
-        "remedy": error.remedy or None,
-        "reasons": [reason.as_json() for reason in reasons],
-    }
-
-
 def report(error: BackfoldError, output: Output) -> int:
     """Say what went wrong, and return the exit status."""
     if output.as_json:
-        output.json({"error": as_json(error)})
+        output.json({"error": records.error(error)})
     else:
         for line in explain(error):
             output.note(line)

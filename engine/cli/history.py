@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import lookups, records
+from .. import records
+from . import lookups
 from .invocation import Invocation
 from .recovery import RunId
 from .text import columns, duration, instant, safe, size

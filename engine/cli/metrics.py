@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...journal.errors import BackfoldError, UsageError
+from .. import records
 from . import failures
 from .invocation import Invocation
 
@@ -68,7 +69,7 @@ def metrics(
         _write(textfile, exposition(families))
     failure, output = collector.failure, invocation.output
     if invocation.as_json:
-        told = None if failure is None else failures.as_json(failure)
+        told = None if failure is None else records.error(failure)
         path = None if textfile is None else os.path.abspath(textfile)
         output.json(_answer([*map(_family, families)], textfile=path, error=told))
         return 0 if failure is None else failure.exit_status

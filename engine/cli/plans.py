@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import pictures, records, selecting, values
+from .. import records
+from . import pictures, selecting, values
 from .invocation import Invocation
 from .text import count, size
 

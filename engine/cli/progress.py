@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from .. import records
 from .invocation import Invocation
 from .output import Output
 from .text import duration, instant, size
@@ -81,55 +82,11 @@ class Listener:
 class JsonLines(Listener):
     """A JSON object for each event."""
 
-    def on_state(self, event: StateEvent) -> None:
-        """A line with the state, and why it was entered if that was not planned."""
-        self._line(
-            "state",
-            event.at,
-            {
-                event.machine: event.run,
-                "domain": event.domain,
-                "snapshot": event.snapshot,
-                "from": event.source,
-                "state": event.state,
-                "because": _because(event),
-            },
-        )
+    def on_event(self, event: Event) -> None:
+        """A line, as `backfold.as_json` gives it."""
+        self.output.json(records.event(event))
 
-    def on_progress(self, event: ProgressEvent) -> None:
-        """A line with the bytes."""
-        fields = {
-            "deletion": event.run,
-            "domain": event.domain,
-            "snapshot": event.snapshot,
-            "disk": event.disk,
-            "done": event.done,
-            "total": event.total,
-        }
-        self._line("progress", event.at, fields)
-
-    def on_downtime(self, event: DowntimeEvent) -> None:
-        """A line with the sum of all holds."""
-        fields = {
-            "deletion": event.run,
-            "domain": event.domain,
-            "snapshot": event.snapshot,
-            "downtime_ms": event.downtime_ms,
-        }
-        self._line("downtime", event.at, fields)
-
-    def on_alarm(self, event: AlarmEvent) -> None:
-        """A line with what happened."""
-        fields = {
-            "run": event.run,
-            "domain": event.domain,
-            "snapshot": event.snapshot,
-            "what": event.what,
-        }
-        self._line("alarm", event.at, fields)
-
-    def _line(self, event: str, time: str, fields: dict[str, Any]) -> None:
-        self.output.json({"event": event, "time": time, **fields})
+    on_state = on_progress = on_downtime = on_alarm = on_event
 
 
 class CalmLines(Listener):

@@ -85,8 +85,7 @@ def recover(
     try:
         return invocation.run(work, copies_journal=dry_run)
     except failures.Stopped:
-        raise Interrupted(
-            None,
+        raise failures.NotLooked(
             "Interrupted before it was known what is open.",
             data="Nothing was changed.",
             remedy="Run `backfold recover` again.",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...journal.errors import Interrupted, Refused, RolledBack
-from . import failures, records, values, verdicts
+from .. import records
+from . import failures, values, verdicts
 from .invocation import Invocation
 from .plans import DomainName, IgnoreLibvirt, Secret
 from .selecting import ImageDir

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...journal.errors import Interrupted
-from . import failures, pictures, records, values
+from .. import records
+from . import failures, pictures, values
 from .invocation import Invocation
 from .plans import Secret
 from .text import instant, safe

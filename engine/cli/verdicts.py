@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ...journal.errors import BackfoldError, Refused
-from . import failures, records
+from .. import records
+from . import failures
 from .invocation import Invocation
 from .text import duration, size
 

@@ -13,7 +13,6 @@ from backfold import (
     AlarmEvent,
     Event,
     EventsLost,
-    EventStream,
     Interrupted,
     ProgressEvent,
     StateEvent,
@@ -148,7 +147,7 @@ def test_a_consumer_that_never_consumes_slows_nobody(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run ends as ever; the consumer is told that it has lost something."""
-    monkeypatch.setattr(EventStream.__init__, "__defaults__", (3,))
+    monkeypatch.setattr(Broadcast.__init__, "__defaults__", (3,))
 
     async def story() -> None:
         async with site.engine() as engine:
@@ -205,11 +204,12 @@ def test_progress_that_nobody_took_yet_is_replaced() -> None:
 
 def test_a_copy_of_any_length_takes_the_room_of_one_event() -> None:
     async def story() -> None:
-        stream = EventStream(capacity=2)
+        broadcast = Broadcast(capacity=2)
+        stream = broadcast.subscribe()
         for done in range(1000):
-            stream.put(progress(done))
-        stream.put(state("vote"))
-        stream.end()
+            broadcast.tell(progress(done))
+        broadcast.tell(state("vote"))
+        broadcast.close()
 
         assert await all_of(stream) == [progress(999), state("vote")]
 
@@ -220,12 +220,13 @@ def test_what_came_before_a_loss_has_no_gap() -> None:
     """Then the loss is told once, and the stream is at its end."""
 
     async def story() -> None:
-        stream = EventStream(capacity=2)
+        broadcast = Broadcast(capacity=2)
+        stream = broadcast.subscribe()
         for name in ("validate", "prepare", "vote", "pivot"):
-            stream.put(state(name))
+            broadcast.tell(state(name))
 
         assert await anext(stream) == state("validate")
-        stream.put(state("completed"))
+        broadcast.tell(state("completed"))
         assert await anext(stream) == state("prepare")
         with pytest.raises(EventsLost) as caught:
             await anext(stream)
@@ -265,28 +266,20 @@ def test_who_breaks_out_is_told_nothing_more() -> None:
 
     async def story() -> None:
         broadcast = Broadcast()
-        put: list[Event] = []
-
-        class Counted(EventStream):
-            def put(self, event: Event) -> None:
-                put.append(event)
-                super().put(event)
-
-        def subscribed() -> EventStream:
-            stream = Counted()
-            broadcast._streams.add(stream)
-            asyncio.get_running_loop().call_soon(broadcast.tell, state("vote"))
-            return stream
-
-        async for _ in subscribed():
+        asyncio.get_running_loop().call_soon(broadcast.tell, state("vote"))
+        async for event in broadcast.subscribe():
+            assert event == state("vote")
             break
         gc.collect()
-        broadcast.tell(state("pivot"))
-        assert put == [state("vote")]
+        assert broadcast.listeners == 0
 
-        async with subscribed() as stream:
-            await anext(stream)
+        async with broadcast.subscribe() as stream:
+            broadcast.tell(state("vote"))
+            broadcast.tell(state("pivot"))
+            assert await anext(stream) == state("vote")
+            assert broadcast.listeners == 1
         broadcast.tell(state("pivot"))
+        assert broadcast.listeners == 0
         assert await all_of(stream) == []
 
     play(story())

@@ -1,6 +1,6 @@
-"""What `--json` prints: the engine's records as plain objects.
+"""Results, events and errors as plain objects, as `--json` prints them.
 
-The schemas in ``schemas/`` describe every object here; the tests hold them together.
+The schemas in ``cli/schemas/`` describe every object; the tests hold them together.
 """
 
 from __future__ import annotations
@@ -9,13 +9,90 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ...journal.errors import BackfoldError, Refused
-from . import failures
+from ..journal.errors import BackfoldError, Reason, Refused
 
 if TYPE_CHECKING:
-    from ...journal.model import Domain, FoldPlan, Plan, Snapshot
-    from ...journal.runs import TransitionRow
-    from ..results import Creation, Deletion, DomainDisk, Reversion
+    from ..journal.model import Domain, FoldPlan, Plan, Snapshot
+    from ..journal.runs import TransitionRow
+    from .events import Event
+    from .results import Creation, Deletion, DomainDisk, Reversion, Run
+
+
+def as_json(
+    value: Event | Run | Domain | Snapshot | BackfoldError | Reason,
+) -> dict[str, Any]:
+    """A result, an event or an error as an object that `json.dumps` takes.
+
+    It is the object that the command line prints with ``--json``, described by the
+    same schema, without the field ``schema``. Raises TypeError for anything else.
+    """
+    from ..journal.model import Domain, Snapshot
+    from .results import Creation, Deletion, Reversion
+
+    match value:
+        case Deletion():
+            return deletion(value)
+        case Creation():
+            return creation(value)
+        case Reversion():
+            return reversion(value)
+        case Domain():
+            return domain(value)
+        case Snapshot():
+            return snapshot(value)
+        case BackfoldError():
+            return error(value)
+        case Reason():
+            return dict(value.as_json())
+        case _:
+            return event(value)
+
+
+def event(heard: Event) -> dict[str, Any]:
+    """What happened, to which run, and when. Raises TypeError for anything else."""
+    from .events import AlarmEvent, DowntimeEvent, ProgressEvent, StateEvent
+
+    fields: dict[str, Any]
+    match heard:
+        case StateEvent():
+            because = heard.detail.get("because")
+            run, name = heard.machine, "state"
+            fields = {
+                "from": heard.source,
+                "state": heard.state,
+                "because": because if isinstance(because, str) else None,
+            }
+        case ProgressEvent():
+            run, name = "deletion", "progress"
+            fields = {"disk": heard.disk, "done": heard.done, "total": heard.total}
+        case DowntimeEvent():
+            run, name = "deletion", "downtime"
+            fields = {"downtime_ms": heard.downtime_ms}
+        case AlarmEvent():
+            run, name = "run", "alarm"
+            fields = {"what": heard.what}
+        case _:
+            raise TypeError(f"{heard!r} has no JSON form")
+    return {
+        "event": name,
+        "time": heard.at,
+        run: heard.run,
+        "domain": heard.domain,
+        "snapshot": heard.snapshot,
+        **fields,
+    }
+
+
+def error(found: BackfoldError) -> dict[str, Any]:
+    """What happened, what it means for the data, what to do next."""
+    reasons = found.reasons if isinstance(found, Refused) else ()
+    return {
+        "code": found.code,
+        "message": found.what,
+        "data": found.data or None,
+        "remedy": found.remedy or None,
+        "reasons": [reason.as_json() for reason in reasons],
+    }
 
 
 def domain(found: Domain) -> dict[str, Any]:
@@ -224,13 +301,13 @@ def reversion(found: Reversion) -> dict[str, Any]:
     }
 
 
-def refused(error: Refused, domain: str | None, snapshot: str | None) -> dict[str, Any]:
+def refused(found: Refused, domain: str | None, snapshot: str | None) -> dict[str, Any]:
     """A deletion that was refused before it got a row, in a deletion's form."""
     return {
         **nothing(domain, snapshot),
-        "deletion": error.deletion,
+        "deletion": found.deletion,
         "state": "refused",
-        "reason": error.what,
+        "reason": found.what,
     }
 
 
@@ -251,9 +328,9 @@ def nothing(domain: str | None, snapshot: str | None) -> dict[str, Any]:
     }
 
 
-def result(run: dict[str, Any], error: BackfoldError | None) -> dict[str, Any]:
+def result(run: dict[str, Any], failed: BackfoldError | None) -> dict[str, Any]:
     """The last line of a run: how it stands, and what went wrong."""
-    told = None if error is None else failures.as_json(error)
+    told = None if failed is None else error(failed)
     reasons = [] if told is None else told.pop("reasons")
     return {"event": "result", **run, "reasons": reasons, "error": told}
 
