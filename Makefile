@@ -106,7 +106,7 @@ debian-qemu:
 
 debian-test:
 	@tools/debian-packages qemu-system-x86_64 qemu-img qemu-io nasm cc systemd-analyze \
-	    strace losetup mkfs.ext4
+	    strace losetup mkfs.ext4 sqlite3
 
 debian-diagrams:
 	@tools/debian-packages dot

@@ -3,8 +3,9 @@
     python victim.py JOURNAL ORDER SNAPSHOT POINT KILLS
 
 ORDER is ``delete``, ``create``, ``revert`` or ``recover``; POINT is
-``state.step.moment``; KILLS are pids, comma separated: ``self`` for this process and
-``helper`` for the helper that the journal knows.
+``state.step.moment``; KILLS are pids, comma separated: ``self`` for this process,
+``children`` for those that it has started, as the guard, and ``helper`` for the helper
+that the journal knows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import os
 import signal
 import sqlite3
 import sys
+
+import psutil
 
 from backfold.engine.api import Engine
 
@@ -42,6 +45,8 @@ class Killer:
     def _pids(self, name: str) -> list[int]:
         if name == "self":
             return []
+        if name == "children":
+            return [child.pid for child in psutil.Process().children()]
         if name != "helper":
             return [int(name)]
         rows = sqlite3.connect(self._journal).execute(

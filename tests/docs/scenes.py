@@ -9,6 +9,7 @@
   was killed while it copied. QEMU and its guest live.
 - `web-decided`: the same, and it was killed right after its decision; then the guard
   has let the guest go on.
+- `web-dead`: QEMU, the engine and its guard were killed together at that moment.
 
 Pages have names of their own for these places, wherever they really are:
 
@@ -137,6 +138,13 @@ def decided(stage: Stage) -> None:
     _kill(stage, "vote.decide.noted", "update_metadata")
 
 
+def dead(stage: Stage) -> None:
+    """QEMU, engine and guard were killed right after the decision."""
+    running(stage)
+    assert stage.machine is not None
+    _kill(stage, "vote.decide.noted", "pivot", also=f"{stage.machine.pid},children,")
+
+
 SCENES: dict[str, Callable[[Stage], None]] = {
     "empty": empty,
     "web-unrecorded": unrecorded,
@@ -145,6 +153,7 @@ SCENES: dict[str, Callable[[Stage], None]] = {
     "web-deleted": deleted,
     "web-interrupted": interrupted,
     "web-decided": decided,
+    "web-dead": dead,
 }
 
 
@@ -196,12 +205,22 @@ def fill(image: Path, number: int) -> None:
     )
 
 
-def _kill(stage: Stage, place: str, state: str) -> None:
-    """Kill the engine that deletes the newest snapshot; it leaves this state."""
+def _kill(stage: Stage, place: str, state: str, also: str = "") -> None:
+    """Kill the engine that deletes the newest snapshot; it leaves this state.
+
+    ``also`` are other processes to kill, before the engine.
+    """
     subprocess.run(
         [
             sys.executable,
-            *(str(VICTIM), str(stage.journal), "delete", SNAPSHOTS[-1], place, "self"),
+            *(
+                str(VICTIM),
+                str(stage.journal),
+                "delete",
+                SNAPSHOTS[-1],
+                place,
+                f"{also}self",
+            ),
         ],
         capture_output=True,
         timeout=60,
@@ -209,7 +228,8 @@ def _kill(stage: Stage, place: str, state: str) -> None:
     )
     query = "select state from deletions where finished is null"
     _let_guards_end(stage)
-    assert _rows(stage.journal, query) == [(state,)]
+    found = _rows(stage.journal, query)
+    assert found == [(state,)], found
 
 
 def _last_run(journal: Path) -> str | None:

@@ -7,10 +7,10 @@ printed, on both streams. ``...`` alone on a line stands for lines that are left
     <!-- scene: web-off -->    what the page begins with, once per page; see `scenes`
     <!-- not run: why -->      the block after this one is not run
 
-Ids of runs, times, durations, sizes, percentages and process numbers differ from
-run to run and are not compared, nor is how far columns are apart. An id in a
-command is that of the run whose id stood at this place in an output, or that of the
-scene's last run.
+Ids of runs, times, durations, sizes, percentages, process numbers and numbers of six
+digits or more differ from run to run. They are not compared, nor is how far columns
+are apart. An id in a command is that of the run whose id stood at this place in an
+output, or that of the scene's last run.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ _VARIABLE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"[+]?\b\d+(\.\d+)? ?(ns|us|µs|ms|s|min|seconds?)\b", "DURATION"),
         (r"\b\d+(\.\d+)? ?%", "PERCENT"),
         (r"\b(pid|process) \d+\b", r"\1 NUMBER"),
+        (r"\b\d{6,}\b", "NUMBER"),
         (r'("(?!schema")\w+": )-?\d+(\.\d+)?', r"\1NUMBER"),
     )
 )
