@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from docs.scenes import ROOT, SCENES, scene
-from docs.walker import Mismatch, Page, Walk, read
+from docs.walker import QUICK, Mismatch, Page, Walk, environment, read
 
-QUICK = Path(__file__).parent / "quick.py"
 PATHS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -40,22 +38,7 @@ def walk(page: Page, folder: Path, programs: Path) -> None:
     """Run a page's commands in its scene."""
     with scene(page.scene, folder) as stage:
         shell = Walk(
-            stage.home,
-            {
-                "PATH": os.pathsep.join(
-                    [
-                        str(programs),
-                        str(Path(sys.executable).parent),
-                        os.environ["PATH"],
-                    ]
-                ),
-                "HOME": str(stage.home),
-                "BACKFOLD_JOURNAL": str(stage.journal),
-                "LANG": "C.UTF-8",
-                "COLUMNS": "120",
-            },
-            stage.places,
-            stage.last_run,
+            stage.home, environment(stage, programs), stage.places, stage.last_run
         )
         try:
             shell.follow(page)

@@ -19,14 +19,19 @@ import os
 import re
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from docs.scenes import Stage
+
 #: How long a command may take, in seconds.
 PATIENCE = 60.0
 LEFT_OUT = "..."
+#: A `backfold` that starts at once.
+QUICK = Path(__file__).parent / "quick.py"
 
 _SCENE = re.compile(r"^<!-- scene: (?P<name>[\w-]+) -->$")
 _NOT_RUN = re.compile(r"^<!-- not run: \S.* -->$")
@@ -140,6 +145,18 @@ def _lines(text: str) -> Iterator[tuple[int, str, str | None]]:
             yield number, "", "end"
         else:
             yield number, line[indent:].rstrip(), language
+
+
+def environment(stage: Stage, programs: Path) -> dict[str, str]:
+    """What commands find in their environment; ``programs`` has the `backfold`."""
+    folders = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return {
+        "PATH": os.pathsep.join(folders),
+        "HOME": str(stage.home),
+        "BACKFOLD_JOURNAL": str(stage.journal),
+        "LANG": "C.UTF-8",
+        "COLUMNS": "120",
+    }
 
 
 @dataclass
