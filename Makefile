@@ -70,13 +70,15 @@ lint: $(stamp) ## check style, types and what is generated in docs/
 	$(bin)/mypy
 	$(bin)/python -m backfold.engine.diagram --check docs/state-diagrams
 	$(bin)/python -m backfold.engine.event_docs --check docs/reference/events.md
+	$(bin)/python -m backfold.engine.journal_docs --check docs/reference/journal.md
 
 mutations: $(stamp) debian-test ## take one safeguard away at a time; print which tests fail
 	PYTHONPATH=tests $(bin)/python -m mutations.run $(ARGS)
 
-diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams and the list of events
+diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams and the pages made from the code
 	$(bin)/python -m backfold.engine.diagram docs/state-diagrams
 	$(bin)/python -m backfold.engine.event_docs docs/reference/events.md
+	$(bin)/python -m backfold.engine.journal_docs docs/reference/journal.md
 
 docs: $(docs-stamp) ## build the site of docs/ into build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict

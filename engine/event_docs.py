@@ -7,21 +7,19 @@ writes the page, or says whether it is as the code is.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from pathlib import Path
-from typing import Final, get_args
+from typing import get_args
 
+from . import generated_page
 from .events import Event
+from .generated_page import REFRESH
 from .log_events import OTHERS, LogEvent, of_machine
 from .markdown import code, escape, table, text
 from .seeds import MACHINES
 from .state_docs import driven
-
-REFRESH: Final = "make diagrams"
 
 
 def page() -> str:
@@ -78,19 +76,7 @@ def _table(events: Iterable[LogEvent]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check the page; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m backfold.engine.event_docs")
-    parser.add_argument("page", type=Path, metavar="FILE")
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    options = parser.parse_args(arguments)
-    path: Path = options.page
-    if not options.check:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(), encoding="utf-8")
-        return 0
-    if path.is_file() and path.read_text(encoding="utf-8") == page():
-        return 0
-    print(f"{path} differs. Refresh it by: {REFRESH}", file=sys.stderr)
-    return 1
+    return generated_page.main("event_docs", page, arguments)
 
 
 if __name__ == "__main__":

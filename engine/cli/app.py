@@ -13,6 +13,7 @@ from ...journal.errors import BackfoldError, UsageError
 from . import (
     adoption,
     check,
+    datasette,
     deletions,
     domains,
     extras,
@@ -38,7 +39,7 @@ class _Commands(TyperGroup):
 
 _ORDER: Final = [
     *("domain", "snapshot", "plan", "delete", "recover", "cancel", "status", "log"),
-    *("check", "metrics", "diagram", "demo"),
+    *("check", "metrics", "datasette-metadata", "diagram", "demo"),
 ]
 app = typer.Typer(
     cls=_Commands,
@@ -59,6 +60,7 @@ app.command()(history.status)
 app.command()(history.log)
 app.command()(check.check)
 app.command()(metrics.metrics)
+app.command()(datasette.datasette_metadata)
 app.command()(extras.diagram)
 app.command()(extras.demo)
 

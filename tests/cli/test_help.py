@@ -33,6 +33,7 @@ COMMANDS = {
     "log": ["DELETION"],
     "check": ["DOMAIN", "--fix", "--image-dir", "Exit status"],
     "diagram": ["deletion|fold|creation|reversion", "--of RUN", "mermaid|dot|svg"],
+    "datasette-metadata": ["--database", "--metadata"],
     "metrics": ["--textfile", "--listen", "--domains", "prometheus-client"],
     "demo": ["--seed", "--keep"],
 }
