@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -27,17 +26,14 @@ from ..journal.meter import CommitTimes
 from ..journal.model import Disk, Domain, FileId, Plan, ReversionPlan, Snapshot
 from ..journal.runs import TransitionRow
 from ..journal.store import Store
-from ..states.deletion import DELETION
-from ..states.identities import identify_again
 from ..states.options import Options
 from ..states.outlook import Outlook
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
-from ..states.reversion import REVERSION
-from ..states.revert import identify_reversion_again
 from ..states.watch import Watch
-from . import adoption_run, inspection_run, recovery, storyteller
+from . import adoption_run, begin, inspection_run, recovery, storyteller
+from .boot_disks import boot_disks
 from .clock import SystemClock
-from .creation_run import locked_by, plan_creation, valid_name
+from .creation_run import valid_name
 from .disks import attach, detach
 from .driver import Driver, World
 from .event_stream import EventStream
@@ -49,11 +45,10 @@ from .inspection_findings import Inspection
 from .libvirt import managed_images
 from .release import Release
 from .results import Creation, Deletion, DomainDisk, Reversion, Run
-from .reversion_plan import discard_reasons, not_valid, plan_reversion
+from .reversion_plan import not_valid, plan_reversion
 from .seeds import SEEDS
-from .selection import selected, valid_options
+from .selection import valid_options
 from .story import Story
-from .truth import boot_sources, doubts_of_reversion, sources_in_creation
 
 
 class NoProbe:
@@ -228,37 +223,16 @@ class Engine:
         `Busy`; `RolledBack` when it failed and nothing has changed; `Interrupted` when
         it is open for `recover`.
         """
-        driver = self._driver
-        keys = await self._secrets(domain, secrets)
-        with driver.new_locks() as locks:
-            locked: set[FileId] = set()
-            while True:
-                plan = await plan_creation(
-                    driver.reader,
-                    domain,
-                    name,
-                    overlays or {},
-                    exclude,
-                    memory,
-                    keys,
-                )
-                files = set(driver.identities(locked_by(plan)))
-                if files <= locked:
-                    break  # Planned under the lock: nobody switches a disk any more.
-                locks.acquire(files)
-                locked |= files
-            run = self._world.clock.new_id()
-            key = await driver.store.write(
-                lambda db: runs.begin_creation(db, run, plan, "planned", driver.author)
-            )
-            creation = await driver.finish_creation(key, False, on_event)
-        if creation.state != "recorded":
-            raise RolledBack(
-                creation,
-                f"The snapshot {name} was not taken: {creation.reason}.",
-                data="The domain is as before; the new overlays were removed.",
-                remedy="Mend the cause and take it again.",
-            )
+        await begin.creation(
+            self._driver,
+            domain,
+            name,
+            overlays=overlays or {},
+            exclude=exclude,
+            memory=memory,
+            secrets=await self._secrets(domain, secrets),
+            on_event=on_event,
+        )
         return await self.catalog.snapshot(domain, name)
 
     async def plan_adoption(
@@ -314,41 +288,7 @@ class Engine:
 
     async def disks(self, domain: str) -> tuple[DomainDisk, ...]:
         """What to boot a domain from now, with the chain below each disk."""
-        found = await self.catalog.domain(domain)
-        opened = await self._driver.store.read(
-            lambda db: runs.list_deletions(db, only_open=True)
-        )
-        mine = next((row for row in opened if row.domain == domain), None)
-        if mine is not None and mine.plan is not None:
-            boot_id = self._world.clock.boot_id()
-            plan = identify_again(mine.plan, self._world.images, mine.id, boot_id)
-            mine = replace(mine, plan=plan)
-        sources = boot_sources(found, mine, self._world.images)
-        for creation in await self._driver.store.read(runs.open_creations):
-            if creation.domain == domain:
-                sources = await sources_in_creation(found, creation, self._world.images)
-        for reversion in await self._driver.store.read(runs.open_reversions):
-            if reversion.domain == domain:
-                again = identify_reversion_again(
-                    reversion.plan,
-                    self._world.images,
-                    reversion.id,
-                    self._world.clock.boot_id(),
-                )
-                reversion = replace(reversion, plan=again)
-                sources = doubts_of_reversion(sources, reversion, self._world.images)
-        result = []
-        for source in sources:
-            disk = source.disk
-            chain = await self._driver.reader.chain(disk.source, disk.format)
-            paths = tuple(image.path for image in chain.images)
-            broken = chain.broken
-            if source.doubt is not None:
-                broken = ("both_changed", source.doubt)
-            result.append(
-                DomainDisk(disk.target, disk.source, disk.format, paths, broken)
-            )
-        return tuple(result)
+        return await boot_disks(self._driver, domain)
 
     async def revert_images(self, domain: str, snapshot: str) -> tuple[Disk, ...]:
         """The frozen images that a revert would build new overlays on.
@@ -408,43 +348,23 @@ class Engine:
         `RolledBack` when it failed and nothing has changed; `Interrupted` when it is
         open for `recover`.
         """
-        driver = self._driver
-        with driver.new_locks() as locks:
-            locked: set[FileId] = set()
-            while True:
-                disks = (await self.catalog.domain(domain)).disks
-                frozen = (await self.catalog.snapshot(domain, snapshot)).disks
-                paths = [disk.source for disk in disks] + [d.frozen for d in frozen]
-                files = set(driver.identities(paths))
-                if files <= locked:
-                    break  # Read under the lock: nobody changes a disk any more.
-                locks.acquire(files)
-                locked |= files
-            plan = await self.plan_revert(
+        keys = await self._secrets(domain, secrets)
+        folders = _absolute(image_folders)
+
+        async def plan() -> ReversionPlan:
+            return await plan_reversion(
+                self._driver.reader,
                 domain,
                 snapshot,
-                overlays=overlays,
-                secrets=secrets,
-                ignore_libvirt=ignore_libvirt,
-                image_folders=image_folders,
+                overlays or {},
+                keys,
+                insist=ignore_libvirt,
+                image_folders=folders,
             )
-            if not discard and (reasons := list(discard_reasons(plan))):
-                raise Refused(reasons)
-            run = self._world.clock.new_id()
-            key = await driver.store.write(
-                lambda db: runs.begin_reversion(
-                    db, run, plan, REVERSION.initial, driver.author
-                )
-            )
-            reversion = await driver.finish_reversion(key, False, on_event)
-        if reversion.state != "reverted":
-            raise RolledBack(
-                reversion,
-                f"{domain} was not reverted to {snapshot}: {reversion.reason}.",
-                data="The disks are as before; the new overlays were removed.",
-                remedy="Mend the cause and revert again.",
-            )
-        return reversion
+
+        return await begin.reversion(
+            self._driver, domain, snapshot, plan, discard=discard, on_event=on_event
+        )
 
     # Deletions
 
@@ -526,31 +446,9 @@ class Engine:
                 secrets=await self._secrets(domain, secrets),
             )
         )
-        driver = self._driver
-        disks = (await self.catalog.domain(domain)).disks
-        gone = selected(domain, await self.catalog.snapshots(domain), snapshot, options)
-        frozen = [entry for each in gone for entry in each.disks]
-        paths = [disk.source for disk in disks] + [disk.frozen for disk in frozen]
-        paths += [each.memory for each in gone if each.memory is not None]
-        with driver.new_locks() as locks:
-            locks.acquire(driver.identities(paths))
-            run = self._world.clock.new_id()
-            key = await driver.store.write(
-                lambda db: runs.begin_deletion(
-                    db,
-                    run,
-                    domain,
-                    snapshot,
-                    asdict(options),
-                    DELETION.initial,
-                    driver.author,
-                )
-            )
-            runner = await driver.deletion_run(key, on_event)
-            runner.tell_state({})
-            if timeout is not None:
-                runner.ctx.deadline = self._world.clock.monotonic() + timeout
-            return _judged(await driver.drive(runner, runner.run))
+        return _judged(
+            await begin.deletion(self._driver, domain, snapshot, options, on_event)
+        )
 
     async def resume(self, run: str, *, on_event: OnEvent | None = None) -> Deletion:
         """Go on with an open deletion. Raises as `delete` does.

@@ -246,7 +246,7 @@ def test_plan_that_another_engine_outdated(
                     await scene.take(others.pop())
                 return plan
 
-            monkeypatch.setattr("backfold.engine.api.plan_creation", plan_slowly)
+            monkeypatch.setattr("backfold.engine.begin.plan_creation", plan_slowly)
             await scene.take("s2")
             assert await snapshots(scene) == ["s1", "s2"]
             assert len((await scene.disks())[0].chain) == 3
