@@ -567,6 +567,17 @@ class Engine:
         record = await self.find(run)
         return storyteller.tell(await self.log(record.id), record)
 
+    async def report(self, run: str) -> str:
+        """A deletion as one HTML page that needs nothing else; see docs/report.md.
+
+        Read from the journal alone. Raises `UsageError` for an id that names nothing,
+        or something else than a deletion.
+        """
+        from .report import facts, page
+
+        found = await facts.read(self._driver, run, self._world.clock.now())
+        return page.page(found)
+
     async def _secrets(
         self, domain: str, secrets: Mapping[str, str] | None
     ) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from ..journal.errors import UsageError
 from ..journal.runs import TransitionRow
@@ -68,9 +69,8 @@ class Travelled:
     caption: str
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """A row as far as a route needs it."""
+class Moved(NamedTuple):
+    """A row, and the seconds from the first row of its run to it."""
 
     row: TransitionRow
     since: float
@@ -106,7 +106,7 @@ def travelled(
 
 def of_run(declaration: Declaration, rows: Iterable[TransitionRow]) -> tuple[Route]:
     """The route of a deletion, a creation or a reversion."""
-    timed = _timed(rows)
+    timed = seconds_of(rows)
     return (_route(declaration, None, declaration.initial, 0.0, timed, timed),)
 
 
@@ -120,7 +120,7 @@ def of_folds(
     ``disks`` are the targets with the states that their folds are in: a fold whose
     job was never started has no row of its own.
     """
-    timed = _timed(rows)
+    timed = seconds_of(rows)
     planned = [each.since for each in timed if _stores_a_plan(each.row)]
     found: dict[str, list[Moved]] = {target: [] for target in disks}
     for each in timed:
@@ -182,7 +182,7 @@ def _visits(
     yield Visit(state, begin, None if state in final else max(0.0, end - begin))
 
 
-def _timed(rows: Iterable[TransitionRow]) -> list[Moved]:
+def seconds_of(rows: Iterable[TransitionRow]) -> list[Moved]:
     """The rows with their seconds since the first of them."""
     timed: list[Moved] = []
     began: datetime | None = None

@@ -34,8 +34,8 @@ def after(plan: Plan, target: str) -> tuple[TreeImage, ...]:
 
 
 def _folded(image: TreeImage, fold: FoldPlan, images: Sequence[TreeImage]) -> TreeImage:
-    top = next(each for each in images if each.path == fold.top.path)
-    if not fold.is_stream and image.path == fold.base.path:
+    top = next((each for each in images if each.path == fold.top.path), None)
+    if top is not None and not fold.is_stream and image.path == fold.base.path:
         return replace(image, snapshots=top.snapshots, is_active=top.is_active)
     relinked, target = fold.relinked, fold.linked_to
     if relinked is not None and image.path == relinked.path:

@@ -5,10 +5,12 @@ For what only reads history. Times are given, so that what is read back is known
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,11 @@ from backfold.states.fold import FOLD
 
 BEGAN = datetime(2026, 1, 31, 3, 0, 0, tzinfo=UTC)
 MIB = 1 << 20
+#: What a name may hold that a browser, a terminal or `dot` would act on.
+HOSTILE = (
+    '<script>document.title="owned"</script><img src=x onerror=console.error(1)>'
+    "&amp;\"'\\n\x1b[31m\u202e</style><!--]]>"
+)
 STAMPS = (FileStamp(10, 11), FileStamp(20, 21))
 
 
@@ -89,6 +96,7 @@ class Written:
 
     def __init__(self, db: Database, run: str, domain: str, snapshot: str) -> None:
         self.db, self.id, self.seconds = db, run, 0.0
+        self.who = "ann@host:1"
         self.state = DELETION.initial
         self.folds: dict[str, str] = {}
         self.key: RunKey = runs.begin_deletion(
@@ -98,7 +106,7 @@ class Written:
     @property
     def author(self) -> Author:
         at = BEGAN + timedelta(seconds=self.seconds)
-        return Author("ann@host:1", at.isoformat(timespec="microseconds"))
+        return Author(self.who, at.isoformat(timespec="microseconds"))
 
     def wait(self, seconds: float) -> Written:
         self.seconds += seconds
@@ -216,6 +224,36 @@ class Journal:
         written.each_fold("start").each_fold("fail", after=2.0)
         runs.put_reason(self.db, written.key, reason)
         return written.go("abandon", after=0.0).step("cancel_jobs").go("proceed")
+
+    def hostile(self, run: str = "d0" * 6) -> Written:
+        """Whatever can be somebody else's text is `HOSTILE`."""
+        made = plan(f"/srv/{HOSTILE}", risks=[HOSTILE])
+        images = [replace(each, snapshots=(HOSTILE,)) for each in made.images]
+        folds = [replace(each, because=HOSTILE) for each in made.folds]
+        made = replace(made, images=tuple(images), folds=tuple(folds))
+        written = self.deletion(run, f"web{HOSTILE}", f"s1{HOSTILE}")
+        written.who = HOSTILE
+        written.go("accept").planned(made)
+        written.step("start_job", {"disk": HOSTILE, HOSTILE: HOSTILE})
+        runs.remark(
+            self.db,
+            written.key,
+            written.state,
+            "alarm",
+            written.author,
+            {"what": HOSTILE},
+        )
+        written.each_fold("start").each_fold("fail", after=2.0)
+        runs.put_reason(self.db, written.key, HOSTILE)
+        written.go("abandon").go("proceed")
+        # No function of the journal would write a fold of such a disk.
+        self.db.execute(
+            "insert into transitions"
+            " (machine, run, source, trigger, dest, kind, who, generation, detail, at)"
+            " values ('fold', ?, 'planned', 'start', 'copying', 'edge', 'x', 1, ?, ?)",
+            (run, json.dumps({"disk": HOSTILE}), written.author.at),
+        )
+        return written
 
     def refused(self, run: str = "f0" * 6, reason: str = "It does not fit.") -> Written:
         written = self.deletion(run)

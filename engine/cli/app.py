@@ -22,6 +22,7 @@ from . import (
     metrics,
     plans,
     recovery,
+    reports,
     reverts,
     snapshots,
     verdicts,
@@ -39,7 +40,7 @@ class _Commands(TyperGroup):
 
 _ORDER: Final = [
     *("domain", "snapshot", "plan", "delete", "recover", "cancel", "status", "log"),
-    *("check", "metrics", "datasette-metadata", "diagram", "demo"),
+    *("report", "check", "metrics", "datasette-metadata", "diagram", "demo"),
 ]
 app = typer.Typer(
     cls=_Commands,
@@ -62,6 +63,7 @@ app.command()(check.check)
 app.command()(metrics.metrics)
 app.command()(datasette.datasette_metadata)
 app.command()(extras.diagram)
+app.command()(reports.report)
 app.command()(extras.demo)
 
 #: Commands whose every answer is a line of an event.

@@ -31,6 +31,7 @@ COMMANDS = {
     "cancel": ["DELETION"],
     "status": ["DELETION"],
     "log": ["DELETION"],
+    "report": ["DELETION", "--html FILE", "--force"],
     "check": ["DOMAIN", "--fix", "--image-dir", "Exit status"],
     "diagram": ["deletion|fold|creation|reversion", "--of RUN", "mermaid|dot|svg"],
     "datasette-metadata": ["--database", "--metadata"],
