@@ -18,6 +18,7 @@ from ..states.fold import FOLD
 from ..states.machine import Declaration
 from .results import Deletion, Run
 from .seeds import MACHINES
+from .words import brief
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def travelled(
     if run.seconds is None:
         caption = f"{run.id}: open in {run.state}"
     else:
-        caption = f"{run.id}: {run.state} after {length(run.seconds)}"
+        caption = f"{run.id}: {run.state} after {brief(run.seconds)}"
     return Travelled(machine, routes, caption)
 
 
@@ -233,18 +234,6 @@ def visited(routes: Sequence[Route]) -> frozenset[str]:
     return frozenset(visit.state for route in routes for visit in route.visits)
 
 
-def length(seconds: float) -> str:
-    """A length of time: to the millisecond if short, coarser if long."""
-    if abs(seconds) < 10:
-        return f"{seconds:.3f} s"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
 #: More lines than these are not legible on a picture.
 _LINES = 4
 _TIMES = 3
@@ -255,17 +244,17 @@ def _when(made: Sequence[Leg]) -> str:
         first, last = made[0], made[-1]
         return (
             f"{len(made)} times, {first.number} to {last.number},"
-            f" +{length(first.since)} to +{length(last.since)}"
+            f" +{brief(first.since)} to +{brief(last.since)}"
         )
-    return " and ".join(f"{leg.number} at +{length(leg.since)}" for leg in made)
+    return " and ".join(f"{leg.number} at +{brief(leg.since)}" for leg in made)
 
 
 def _stayed(stays: Sequence[Visit]) -> str:
     lengths = [visit.seconds for visit in stays if visit.seconds is not None]
     if not lengths:
-        return f"after {length(stays[-1].since)}"
+        return f"after {brief(stays[-1].since)}"
     often = f"{len(stays)} times, " if len(stays) > 1 else ""
-    return f"{often}{length(sum(lengths))}"
+    return f"{often}{brief(sum(lengths))}"
 
 
 def _of_disk(route: Route, what: str) -> str:

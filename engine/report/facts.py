@@ -10,11 +10,12 @@ from ...journal.errors import CommandFailed, UsageError
 from ...journal.model import FoldPlan, Plan, TreeImage
 from ...journal.runs import TransitionRow
 from ...states.deletion import UNDECIDED
-from .. import diagram
+from .. import diagram, storyteller
 from ..driver import Driver
 from ..images import in_thread
 from ..results import Deletion
 from ..routes import Route, travelled
+from ..story import Story
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Facts:
     plan: Plan | None
     has_whole_trees: bool
     rows: tuple[TransitionRow, ...]
+    story: Story
     route: Route
     machine: str | None
     folds: str | None
@@ -67,7 +69,8 @@ async def read(driver: Driver, prefix: str, made: str) -> Facts:
     if plan is not None and not is_whole:
         chains = [image for fold in plan.folds for image in _of_chain(fold)]
         plan = replace(plan, images=tuple(chains))
-    return Facts(run, plan, is_whole, tuple(rows), route, *pictures, made)
+    story = storyteller.tell(rows, run)
+    return Facts(run, plan, is_whole, tuple(rows), story, route, *pictures, made)
 
 
 def _draw(

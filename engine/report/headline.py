@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..cli.text import duration, instant, size
+from ..cli.text import instant
+from ..words import brief, size
 from .facts import Facts
 from .markup import Child, Markup, code, join, tag
 
@@ -100,14 +101,16 @@ def _numbers(facts: Facts) -> list[Markup]:
         ("Started", instant(run.started)),
     ]
     if run.finished is not None and run.seconds is not None:
-        told += [("Finished", instant(run.finished)), ("Took", duration(run.seconds))]
+        told += [("Finished", instant(run.finished)), ("Took", brief(run.seconds))]
     elif facts.rows:
         told.append(("Last row", instant(facts.rows[-1].at)))
     if facts.decided is not None:
-        told.append(("Decided after", duration(facts.decided)))
-    if run.disks:
-        copied = sum(disk.bytes for disk in run.disks)
-        told.append(("To copy, as planned", size(copied)))
+        told.append(("Decided after", brief(facts.decided)))
+    if facts.story.bytes is not None:
+        told.append(("Copied", size(facts.story.bytes)))
+    elif run.disks:
+        planned = sum(disk.bytes for disk in run.disks)
+        told.append(("To copy, as planned", size(planned)))
     if run.downtime_ms is not None:
         told.append(("Guest stood still", f"{run.downtime_ms:.0f} ms"))
     elif facts.plan is not None and not run.is_open:

@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
-from ...journal.runs import TransitionRow
-from ...states.deletion import DELETION
-from ...states.fold import FOLD
-from ..routes import length, seconds_of
+from ..routes import seconds_of
+from ..story import Chapter
+from ..words import brief
 from .facts import Facts
-from .markup import Child, Markup, code, tag
+from .markup import Markup, code, tag
 
 _COLUMNS: Final = (
     *("Time", "Since", "Machine", "From", "To", "Trigger", "Kind", "Who", "Detail"),
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the time line; times are seconds."""
-
-    since: float
-    took: float | None
-    kind: str
-    what: tuple[Child, ...]
-
-
 def time_line(facts: Facts) -> Markup:
-    """What happened, one line for each edge, step and remark."""
-    lines = [
-        tag(
-            "li",
-            tag("span", f"+{length(line.since)}", class_="since"),
-            tag("span", *line.what, class_="what"),
-            tag(
-                "span", None if line.took is None else length(line.took), class_="took"
-            ),
-            class_=line.kind,
-        )
-        for line in _lines(facts)
-    ]
+    """The story of the run: a chapter for each stay in a state."""
     return tag(
         "section",
         tag("h2", "Time line"),
-        tag("ol", *lines, class_="story"),
+        *(_chapter(chapter) for chapter in facts.story.chapters),
     )
 
 
@@ -96,53 +71,29 @@ def rows(facts: Facts) -> Markup:
     )
 
 
-def _lines(facts: Facts) -> Iterator[Line]:
-    announced: dict[tuple[str, str], float] = {}
-    for row, since in seconds_of(facts.rows):
-        step = (row.source, row.trigger)
-        if row.kind == "announce":
-            announced[step] = since
-        elif row.kind == "note":
-            begun = announced.pop(step, None)
-            took = None if begun is None else max(0.0, since - begun)
-            yield Line(begun if begun is not None else since, took, "step", _step(row))
-        elif row.kind == "edge":
-            kind = "fold" if row.machine == FOLD.name else "edge"
-            kind = "edge decided" if row.trigger == "decide" else kind
-            yield Line(since, None, kind, _edge(row))
-        else:
-            yield Line(since, None, "remark", _remark(row))
-    for (state, name), since in announced.items():
-        what = ("Announced and not noted: ", code(f"{state}/{name}"))
-        yield Line(since, None, "remark", what)
-
-
-def _step(row: TransitionRow) -> tuple[Child, ...]:
-    return (code(row.trigger.replace("_", " ")),)
-
-
-def _edge(row: TransitionRow) -> tuple[Child, ...]:
-    machine = FOLD if row.machine == FOLD.name else DELETION
-    when = next(
-        (
-            edge.when
-            for edge in machine.edges
-            if (edge.source, edge.trigger, edge.dest)
-            == (row.source, row.trigger, row.dest)
-        ),
-        "",
+def _chapter(chapter: Chapter) -> Markup:
+    head = tag(
+        "h3",
+        tag("span", f"+{brief(chapter.since_seconds)}", class_="since"),
+        tag("code", chapter.state),
+        _took(chapter.took_seconds),
     )
-    arrow = (tag("code", row.source), " → ", tag("strong", tag("code", row.dest)))
-    if row.machine == FOLD.name:
-        return (code(row.detail.get("disk")), " ", *arrow, f": {when}")
-    return (*arrow, f": {when}")
+    entries = [
+        tag(
+            "li",
+            tag("span", f"+{brief(entry.since_seconds)}", class_="since"),
+            tag(
+                "span",
+                entry.what,
+                f" ({entry.times} times)" if entry.times > 1 else None,
+            ),
+            _took(entry.took_seconds),
+            class_=entry.kind,
+        )
+        for entry in chapter.entries
+    ]
+    return tag("div", head, tag("ol", *entries) if entries else None, class_="chapter")
 
 
-def _remark(row: TransitionRow) -> tuple[Child, ...]:
-    told = row.detail.get("what") or row.detail.get("because") or ""
-    by = (" by ", code(row.who)) if row.trigger in ("claim", "request_cancel") else ()
-    return (
-        tag("strong", row.trigger.replace("_", " ")),
-        *by,
-        f" {told}" if told else "",
-    )
+def _took(seconds: float | None) -> Markup:
+    return tag("span", None if seconds is None else brief(seconds), class_="took")

@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ...journal.model import TreeImage
+from ...journal.model import Plan, TreeImage
 from .. import trees
-from ..cli.text import size
+from ..results import FoldResult
+from ..story import DiskStory
+from ..words import brief, size
 from .facts import Facts
 from .markup import Markup, code, join, tag
 
@@ -59,48 +61,50 @@ def section(facts: Facts) -> Markup | None:
 
 def disks(facts: Facts) -> Markup | None:
     """One line for each disk of each pass."""
-    run = facts.run
-    if not run.disks:
+    told = list(zip(facts.run.disks, facts.story.disks, strict=False))
+    if not told:
         return None
-    reasons = {} if facts.plan is None else {f.target: f for f in facts.plan.folds}
-    rows = []
-    for disk in run.disks:
-        fold = reasons.get(disk.target)
-        is_same = fold is not None and (fold.top.path, fold.base.path) == (
-            disk.top,
-            disk.base,
-        )
-        into = disk.top if disk.strategy == "stream" else disk.base
-        rows.append(
-            tag(
-                "tr",
-                tag("th", code(disk.target), scope="row"),
-                tag("td", tag("span", disk.state, class_=f"fold {_kind(disk.state)}")),
-                tag("td", _what(disk.strategy, disk.is_active)),
-                tag("td", size(disk.bytes), class_="number"),
-                tag("td", _path(into)),
-                tag("td", *(_path(path) for path in disk.superseded)),
-                tag("td", fold.because if fold is not None and is_same else "-"),
-            )
-        )
-    names = ("Disk", "State", "What", "To copy", "Into", "Superseded", "Why so")
-    head = tag("tr", *(tag("th", name, scope="col") for name in names))
-    return tag(
-        "section",
-        tag("h2", "Disks"),
-        tag(
-            "div",
-            tag(
-                "table",
-                tag("caption", "What was done on each disk"),
-                tag("thead", head),
-                tag("tbody", *rows),
-            ),
-            class_="wide",
-            tabindex="0",
-            role="region",
-            aria_label="Table of the disks",
+    head = tag("tr", *(tag("th", name, scope="col") for name in _COLUMNS))
+    table = tag(
+        "table",
+        tag("caption", "What was done on each disk"),
+        tag("thead", head),
+        tag("tbody", *(_disk(disk, story, facts.plan) for disk, story in told)),
+    )
+    role = {"role": "region", "aria_label": "Table of the disks", "tabindex": "0"}
+    return tag("section", tag("h2", "Disks"), tag("div", table, class_="wide", **role))
+
+
+_COLUMNS: Final = ("Disk", "State", "What", "Copied", "Into", "Superseded", "Why so")
+
+
+def _disk(disk: FoldResult, story: DiskStory, plan: Plan | None) -> Markup:
+    """A line of the table."""
+    folds = () if plan is None else plan.folds
+    because = next(
+        (
+            fold.because
+            for fold in folds
+            if (fold.target, fold.top.path) == (disk.target, disk.top)
         ),
+        "",
+    )
+    copied = [f"{size(disk.bytes)} planned"]
+    if story.copied_bytes is not None:
+        copied = [size(story.copied_bytes)]
+    if story.seconds is not None:
+        copied.append(f"in {brief(story.seconds)}")
+    if story.rate is not None:
+        copied.append(f"{size(story.rate)}/s")
+    return tag(
+        "tr",
+        tag("th", code(disk.target), scope="row"),
+        tag("td", tag("span", disk.state, class_=f"fold {_kind(disk.state)}")),
+        tag("td", _what(disk.strategy, disk.is_active)),
+        tag("td", ", ".join(copied)),
+        tag("td", _path(disk.top if disk.strategy == "stream" else disk.base)),
+        tag("td", *(_path(path) for path in disk.superseded)),
+        tag("td", because or "-"),
     )
 
 

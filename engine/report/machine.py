@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from ...states.deletion import DELETION
-from ..routes import length
+from ..words import brief
 from .facts import Facts
 from .markup import Markup, tag
 
@@ -25,9 +25,9 @@ def times(facts: Facts) -> Markup:
         spent = [stay.seconds for stay in stays if stay.seconds is not None]
         often = f"{len(stays)} times, " if len(stays) > 1 else ""
         told = (
-            f"{often}{length(sum(spent))}"
+            f"{often}{brief(sum(spent))}"
             if spent
-            else f"after {length(stays[-1].since)}"
+            else f"after {brief(stays[-1].since)}"
         )
         if facts.route.now == state:
             told += ", still in it"
@@ -61,7 +61,7 @@ def times(facts: Facts) -> Markup:
         else tag(
             "p",
             "The red line is the decision, the point of no return, after"
-            f" {length(facts.decided)}.",
+            f" {brief(facts.decided)}.",
             class_="hint",
         ),
         tag("ol", *lines, class_="strip"),

@@ -29,7 +29,7 @@ def test_the_machine_is_that_of_the_run(told: Inside) -> None:
     folds = told("diagram", "fold", "--of", DONE).out
 
     assert without == named != plain
-    assert "decide [every_fold_voted]<br/>6 at +9.100 s" in named
+    assert "decide [every_fold_voted]<br/>6 at +9.1 s" in named
     assert "vdb 7 at +11.6 s" in folds
     assert "still in it" in told("diagram", "--of", OPEN).out
 

@@ -111,8 +111,8 @@ def test_a_completed_deletion_has_every_part(told: Inside) -> None:
     ]
     for words in (
         *("12.1 s", "42 ms", "16.0 MiB", "2026-01-31 03:00:12Z", "takes the data"),
-        *("The guest writes faster", "2 times, 1.500 s", "/srv/web/vdb.qcow2"),
-        *("vote → pivot", "6 at +9.100 s", "vdb 7 at +11.6 s"),
+        *("The guest writes faster", "2 times, 1.5 s", "/srv/web/vdb.qcow2"),
+        *("vote → pivot", "6 at +9.1 s", "vdb 7 at +11.6 s"),
     ):
         assert words in found.text
     assert found.tags["svg"] == 2
@@ -171,7 +171,7 @@ def test_without_dot_only_the_pictures_are_missing(told: Inside) -> None:
 
     assert found.tags["svg"] == 0
     assert "`dot` cannot be run" in found.text
-    assert "2 times, 1.500 s" in found.text
+    assert "2 times, 1.5 s" in found.text
     assert "The way through the machine" in found.headings
 
 
