@@ -69,6 +69,7 @@ lint: $(stamp) ## check style, types and what is generated in docs/
 	$(bin)/ruff format --check
 	$(bin)/mypy
 	$(bin)/python -m backfold.engine.diagram --check docs/state-diagrams
+	$(bin)/python tools/errors_page.py --check
 	$(bin)/python -m backfold.engine.event_docs --check docs/reference/events.md
 	$(bin)/python -m backfold.engine.journal_docs --check docs/reference/journal.md
 
@@ -79,6 +80,7 @@ diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams and the pages ma
 	$(bin)/python -m backfold.engine.diagram docs/state-diagrams
 	$(bin)/python -m backfold.engine.event_docs docs/reference/events.md
 	$(bin)/python -m backfold.engine.journal_docs docs/reference/journal.md
+	$(bin)/python tools/errors_page.py
 
 docs: $(docs-stamp) ## build the site of docs/ into build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict
