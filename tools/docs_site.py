@@ -38,7 +38,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files of the repository that pages link to."""
     root = Path(config.config_file_path).parent
     docs = Path(config.docs_dir)
-    for source in sorted(_linked(root, docs, files)):
+    for source in sorted(set(_linked(root, docs, files))):
         path = root / source
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".md":
