@@ -26,7 +26,8 @@ docs-stamp := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
 .PHONY: help crash soak setup demo test every-case guard lint diagrams simulate replay clean \
-    docs docs-serve trees mutations powercut debian-venv debian-qemu debian-test debian-diagrams
+    docs docs-serve trees mutations powercut startup debian-venv debian-qemu debian-test \
+    debian-diagrams
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -75,6 +76,9 @@ lint: $(stamp) ## check style, types and what is generated in docs/
 
 mutations: $(stamp) debian-test ## take one safeguard away at a time; print which tests fail
 	PYTHONPATH=tests $(bin)/python -m mutations.run $(ARGS)
+
+startup: $(stamp) ## measure how soon the command line answers
+	$(bin)/python tools/startup.py
 
 diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams and the pages made from the code
 	$(bin)/python -m backfold.engine.diagram docs/state-diagrams

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from ..journal import catalog as catalog_rows
-from ..journal import runs
 from ..journal.adoptions import Adoption
 from ..journal.catalog import Catalog
 from ..journal.errors import (
@@ -21,6 +21,7 @@ from ..journal.errors import (
     RolledBack,
     UsageError,
 )
+from ..journal.location import default_journal as default_journal
 from ..journal.locks import LOCK_DIRECTORY
 from ..journal.meter import CommitTimes
 from ..journal.model import Disk, Domain, FileId, Plan, ReversionPlan, Snapshot
@@ -40,6 +41,7 @@ from .event_stream import EventStream
 from .events import OnEvent
 from .guard import GuardProcess
 from .helper import QemuHypervisor
+from .history import History
 from .images import QemuImages
 from .inspection_findings import Inspection
 from .libvirt import managed_images
@@ -50,22 +52,14 @@ from .seeds import SEEDS
 from .selection import valid_options
 from .story import Story
 
+T = TypeVar("T")
+
 
 class NoProbe:
     """Nobody watches the steps."""
 
     def reached(self, machine: str, state: str, step: str, moment: str) -> None:
         """Do nothing."""
-
-
-def default_journal() -> Path:
-    """Where the journal is when nobody says: see the design's §7."""
-    if named := os.environ.get("BACKFOLD_JOURNAL"):
-        return Path(named)
-    if os.geteuid() == 0:
-        return Path("/var/lib/backfold/journal.db")
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(state) / "backfold/journal.db"
 
 
 class Engine:
@@ -516,25 +510,19 @@ class Engine:
 
     async def deletion(self, run: str) -> Deletion:
         """One deletion, by its id or an unambiguous prefix. Raises `UsageError`."""
-        found = await recovery.deletion_id(self._driver, run)
-        return Deletion.of(await self._driver.row(found))
+        return await self._ask(lambda history: history.deletion(run))
 
     async def deletions(self, *, only_open: bool = False) -> list[Deletion]:
         """Deletions, the newest first."""
-        rows = await self._driver.store.read(
-            lambda db: runs.list_deletions(db, only_open=only_open)
-        )
-        return [Deletion.of(row) for row in rows]
+        return await self._ask(lambda history: history.deletions(only_open=only_open))
 
     async def creations(self) -> list[Creation]:
         """Open creations of snapshots."""
-        rows = await self._driver.store.read(runs.open_creations)
-        return [Creation.of(row) for row in rows]
+        return await self._ask(History.creations)
 
     async def reversions(self) -> list[Reversion]:
         """Open reverts."""
-        rows = await self._driver.store.read(runs.open_reversions)
-        return [Reversion.of(row) for row in rows]
+        return await self._ask(History.reversions)
 
     async def outlook(
         self, run: str | None = None, *, roll_back: bool = False
@@ -548,19 +536,14 @@ class Engine:
 
     async def find(self, run: str) -> Run:
         """The run that an id or an unambiguous prefix names. Raises `UsageError`."""
-        store = self._driver.store
-        machine, found = await store.read(lambda db: runs.find(db, run))
-        if machine == "deletion":
-            return Deletion.of(await self._driver.row(found))
-        if machine == "reversion":
-            return Reversion.of(await store.read(lambda db: runs.reversion(db, found)))
-        return Creation.of(await store.read(lambda db: runs.creation(db, found)))
+        return await self._ask(lambda history: history.find(run))
 
     async def log(self, run: str) -> list[TransitionRow]:
         """Everything that happened in a run, in order. Raises `UsageError`."""
-        store = self._driver.store
-        _, found = await store.read(lambda db: runs.find(db, run))
-        return await store.read(lambda db: list(runs.history(db, found)))
+        return await self._ask(lambda history: history.log(run))
+
+    async def _ask(self, question: Callable[[History], T]) -> T:
+        return await self._driver.store.read(lambda db: question(History(db)))
 
     async def story(self, run: str) -> Story:
         """What happened in a run, for people: see `Story`. Raises `UsageError`."""

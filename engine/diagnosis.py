@@ -7,17 +7,17 @@ is looked at in a private copy, and folders of images are listed.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sqlite_utils import Database
-
 from ..journal import audit
 from ..journal.audit import Audit, KnownRun
 from ..journal.errors import JournalDamaged, JournalError, JournalNewer, JournalOlder
-from ..journal.schema import refuse_newer
+from ..journal.versions import pending
 from .files import FENCE, FENCED
 
 #: States of a run in which a fence may be on the disks without a hold.
@@ -171,15 +171,10 @@ def _damaged(journal: Path, found: Audit) -> JournalError | None:
 
 def _newer(journal: Path, copy: Path) -> JournalError | None:
     try:
-        db = Database(copy, strict=True, execute_plugins=False)
-    except Exception:
-        return None  # The audit has said what is wrong with it.
-    try:
-        refuse_newer(db)
+        with closing(sqlite3.connect(copy)) as connection:
+            pending(connection)
     except JournalNewer as error:
         return error
     except Exception:
-        return None
-    finally:
-        db.close()
+        return None  # The audit has said what is wrong with it.
     return None

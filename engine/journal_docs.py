@@ -17,7 +17,8 @@ from sqlite_utils import Database
 
 from ..journal.descriptions import TABLES, Description
 from ..journal.questions import QUESTIONS
-from ..journal.schema import MIGRATIONS, migrate
+from ..journal.schema import migrate
+from ..journal.versions import VERSIONS
 from . import generated_page
 from .generated_page import REFRESH
 from .markdown import code, escape, table, text
@@ -25,7 +26,7 @@ from .seeds import SEEDS
 
 _SCHEMA: Final = (
     "The SQL that makes the tables, with all constraints, indexes and triggers, is in"
-    " [journal/schema.py](../../journal/schema.py)."
+    " [journal/versions.py](../../journal/versions.py)."
 )
 
 
@@ -34,13 +35,12 @@ def page() -> str:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     with closing(Database(connection, strict=True, execute_plugins=False)) as db:
         migrate(db, SEEDS)
-        versions = [migration.name for migration in MIGRATIONS.applied(db)]
-        return text(_parts(db, versions))
+        return text(_parts(db, list(VERSIONS)))
 
 
 def _parts(db: Database, versions: Sequence[str]) -> Iterator[str]:
     yield (
-        "<!-- Generated from journal/schema.py, descriptions.py and questions.py by"
+        "<!-- Generated from journal/versions.py, descriptions.py and questions.py by"
         f" `{REFRESH}`. Do not edit. -->"
     )
     yield "# The journal"

@@ -19,17 +19,17 @@ from typing import Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
-from sqlite_utils import Database
 
 from ..journal.errors import JournalError
+from ..journal.location import default_journal
 from ..journal.locks import LOCK_DIRECTORY
 from ..journal.look import check_whole, look
+from ..journal.rows import Rows
 from ..journal.standing import OpenRun, Standing, open_runs, standing
 from ..journal.tally import Tally
 from . import metric_families as families
-from .api import Engine, default_journal
+from .api import Engine
 from .liveness import Work, held_locks, work_on
-from .seeds import SEEDS
 
 #: How often a collector that lives on checks the whole file for damage, in seconds;
 #: its first look is always a whole one.
@@ -101,21 +101,21 @@ class JournalCollector(Collector):
         started = time.monotonic()
         is_due = self._checked is None or started >= self._checked + CHECK_EVERY
 
-        def query(db: Database) -> tuple[Tally, Standing]:
+        def query(db: Rows) -> tuple[Tally, Standing]:
             if is_due:
                 check_whole(db)
             tally = deepcopy(self._tally) if self._tally.continues(db) else Tally()
             tally.add_new(db)
             return tally, standing(db)
 
-        self._tally, now = look(self.journal, SEEDS, query)
+        self._tally, now = look(self.journal, query)
         if is_due:
             self._checked = started
         held = held_locks()
         work = {run.id: work_on(run, held, self._locks) for run in now.runs}
         if Work.INTERRUPTED not in work.values():
             return now, work
-        return _corrected(now, work, look(self.journal, SEEDS, open_runs))
+        return _corrected(now, work, look(self.journal, open_runs))
 
     def _size(self) -> int:
         log = self.journal.with_name(self.journal.name + "-wal")

@@ -11,7 +11,7 @@ from typing import Final
 from sqlite_utils import Database
 
 from ..journal import runs
-from ..journal.errors import AlreadyDecided, BackfoldError, Busy, UsageError
+from ..journal.errors import AlreadyDecided, BackfoldError, Busy
 from ..journal.runs import DeletionRow
 from ..states import outlook as outlooks
 from ..states.deletion import UNDECIDED
@@ -37,10 +37,7 @@ PATIENCE = 5.0
 
 async def deletion_id(driver: Driver, prefix: str) -> str:
     """The deletion that a prefix names. Raises `UsageError`."""
-    machine, found = await driver.store.read(lambda db: runs.find(db, prefix))
-    if machine != "deletion":
-        raise UsageError(f"{found} is a {machine}, not a deletion.")
-    return found
+    return await driver.store.read(lambda db: runs.find_deletion(db, prefix))
 
 
 async def recover_deletion(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ..journal.model import DiskReversion
 from ..journal.runs import CreationRow, DeletionRow, ReversionRow
-from .truth import ON_BASE
+
+#: Fold states in which the base is the truth; before them it is the overlay.
+ON_BASE: Final = frozenset({"voted", "switched", "retired"})
 
 
 @dataclass(frozen=True, slots=True)

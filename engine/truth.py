@@ -13,9 +13,7 @@ from ..states.new_overlays import Taken, which_went_on
 from ..states.ports import Images
 from ..states.revert import has_changed
 from ..states.stamps import WentOn, went_on
-
-#: Fold states in which the base is the truth; before them it is the overlay.
-ON_BASE = frozenset({"voted", "switched", "retired"})
+from .results import ON_BASE
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Sequence
-
-from sqlite_utils import Database
+from typing import TYPE_CHECKING
 
 from .errors import Reason, Refused, UsageError
 from .model import (
@@ -24,7 +23,12 @@ from .model import (
     SnapshotDisk,
 )
 from .runs import open_run_reasons
-from .store import Store
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+    from .rows import Rows
+    from .store import Store
 
 
 class Catalog:
@@ -94,13 +98,13 @@ def unknown_snapshot(domain: str, name: str) -> Refused:
     )
 
 
-def domains(db: Database) -> list[Domain]:
+def domains(db: Rows) -> list[Domain]:
     """Every domain, by name."""
     names = db.execute("select name from domains order by name").fetchall()
     return [domain(db, name) for (name,) in names]
 
 
-def domain(db: Database, name: str) -> Domain:
+def domain(db: Rows, name: str) -> Domain:
     """One domain. Raises `Refused` (``unknown_domain``)."""
     row = db.execute("select monitor from domains where name = ?", (name,)).fetchone()
     if row is None:
@@ -193,7 +197,7 @@ def remove_domain(db: Database, name: str) -> None:
             forget_image(db, path)
 
 
-def snapshots(db: Database, name: str) -> list[Snapshot]:
+def snapshots(db: Rows, name: str) -> list[Snapshot]:
     """A domain's snapshots, parents before children. Raises `Refused`."""
     domain(db, name)
     names = db.execute(
@@ -207,7 +211,7 @@ def snapshots(db: Database, name: str) -> list[Snapshot]:
     return [snapshot(db, name, row[0]) for row in names]
 
 
-def snapshot(db: Database, domain_name: str, name: str) -> Snapshot:
+def snapshot(db: Rows, domain_name: str, name: str) -> Snapshot:
     """One snapshot. Raises `Refused` (``unknown_snapshot``)."""
     row = db.execute(
         "select parent, created, status, reason, current, memory from snapshots"
@@ -472,7 +476,7 @@ def memories(db: Database) -> list[tuple[str, str]]:
     return [(str(words), str(path)) for words, path in rows]
 
 
-def _rows(db: Database, select: str, domain_name: str) -> list[tuple[str, ...]]:
+def _rows(db: Rows, select: str, domain_name: str) -> list[tuple[str, ...]]:
     rows = db.execute(f"{select} where domain = ?", (domain_name,)).fetchall()
     return [tuple(row) for row in rows]
 

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import quote
 
-from sqlite_utils import Database
-
 from .errors import JournalBusy, JournalError
-from .schema import MIGRATIONS, Seeds, migrate, refuse_newer
-from .store import damage, refuse_foreign, translated
+from .faults import damage, refuse_foreign, translated
+from .rows import PlainRows, Rows
+from .versions import advance, pending
 
 T = TypeVar("T")
 
@@ -33,7 +32,7 @@ PATIENCE: Final = 5.0
 _Stamp = tuple[int, int, int] | None
 
 
-def look(journal: Path, seeds: Seeds, query: Callable[[Database], T]) -> T:
+def look(journal: Path, query: Callable[[Rows], T]) -> T:
     """Ask a journal something, in one transaction.
 
     Safe beside an open `Store`, also in this process. Raises `JournalError` when
@@ -50,7 +49,7 @@ def look(journal: Path, seeds: Seeds, query: Callable[[Database], T]) -> T:
         is_alone = before[1] is None
         failure: Exception | None = None
         try:
-            answer = _ask(journal, seeds, query, is_alone)
+            answer = _ask(journal, query, is_alone)
         except (sqlite3.Error, OSError, ValueError, TypeError) as error:
             failure = error
         if is_alone and _stamps(journal) != before:
@@ -65,31 +64,33 @@ def look(journal: Path, seeds: Seeds, query: Callable[[Database], T]) -> T:
     )
 
 
-def check_whole(db: Database) -> None:
+def look_at_nothing(query: Callable[[Rows], T]) -> T:
+    """Ask a journal in which nothing has happened, for one that is not there."""
+    with closing(_connect(":memory:")) as memory:
+        advance(memory)
+        return query(PlainRows(memory))
+
+
+def check_whole(db: Rows) -> None:
     """Have SQLite read the whole file: to be called in a `look`, which reports it."""
     (found,) = db.execute("pragma quick_check(1)").fetchone()
     if found != "ok":
         raise ValueError(found)
 
 
-def _ask(
-    journal: Path, seeds: Seeds, query: Callable[[Database], T], is_alone: bool
-) -> T:
+def _ask(journal: Path, query: Callable[[Rows], T], is_alone: bool) -> T:
     if journal.stat().st_size == 0:
         raise ValueError("the file is empty")
     uri = f"file:{quote(os.path.abspath(journal))}?mode=ro"
     with closing(_connect(uri + "&immutable=1" * is_alone)) as connection:
-        db = Database(connection, strict=True, execute_plugins=False)
-        refuse_foreign(db, journal)
-        refuse_newer(db)
-        if not MIGRATIONS.pending(db):
-            db.execute("begin")
-            return query(db)
+        refuse_foreign(PlainRows(connection), journal)
+        if not pending(connection):
+            connection.execute("begin")
+            return query(PlainRows(connection))
         with closing(_connect(":memory:")) as memory:
             connection.backup(memory)
-            copy = Database(memory, strict=True, execute_plugins=False)
-            migrate(copy, seeds)
-            return query(copy)
+            advance(memory)
+            return query(PlainRows(memory))
 
 
 def _connect(uri: str) -> sqlite3.Connection:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
-
-from sqlite_utils import Database
+from typing import TYPE_CHECKING, Any, Final
 
 from .errors import (
     JournalDamaged,
@@ -30,6 +28,11 @@ from .model import (
     ReversionPlan,
     plan_version,
 )
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+    from .rows import Rows
 
 _TABLES: Final = {
     "deletion": "deletions",
@@ -414,25 +417,25 @@ def move_fold(
     )
 
 
-def deletion(db: Database, run: str) -> DeletionRow:
+def deletion(db: Rows, run: str) -> DeletionRow:
     """One deletion, whole. KeyError when there is none of that id."""
     for row in db.query("select * from deletions where id = ?", (run,)):
         return _deletion_row(db, row)
     raise KeyError(run)
 
 
-def creation(db: Database, run: str) -> CreationRow:
+def creation(db: Rows, run: str) -> CreationRow:
     """One creation, whole. KeyError when there is none of that id."""
     return CreationRow(**_planned(db, "creation", run, CreationPlan))
 
 
-def reversion(db: Database, run: str) -> ReversionRow:
+def reversion(db: Rows, run: str) -> ReversionRow:
     """One reversion, whole. KeyError when there is none of that id."""
     return ReversionRow(**_planned(db, "reversion", run, ReversionPlan))
 
 
 def _planned(
-    db: Database,
+    db: Rows,
     machine: str,
     run: str,
     plan: type[CreationPlan] | type[ReversionPlan],
@@ -447,9 +450,7 @@ def _planned(
     raise KeyError(run)
 
 
-def list_deletions(
-    db: Database, *, only_open: bool, limit: int = 50
-) -> list[DeletionRow]:
+def list_deletions(db: Rows, *, only_open: bool, limit: int = 50) -> list[DeletionRow]:
     """Deletions, the newest first; open ones are never cut at ``limit``."""
     where = "where finished is null" if only_open else ""
     rows = db.query(
@@ -459,19 +460,19 @@ def list_deletions(
     return [_deletion_row(db, row) for row in rows]
 
 
-def open_creations(db: Database) -> list[CreationRow]:
+def open_creations(db: Rows) -> list[CreationRow]:
     """Creations that somebody has to finish."""
     ids = db.execute("select id from creations where finished is null").fetchall()
     return [creation(db, run) for (run,) in ids]
 
 
-def open_reversions(db: Database) -> list[ReversionRow]:
+def open_reversions(db: Rows) -> list[ReversionRow]:
     """Reversions that somebody has to finish."""
     ids = db.execute("select id from reversions where finished is null").fetchall()
     return [reversion(db, run) for (run,) in ids]
 
 
-def find(db: Database, prefix: str) -> tuple[str, str]:
+def find(db: Rows, prefix: str) -> tuple[str, str]:
     """The machine and id of the run that a prefix names. Raises `UsageError`."""
     if not prefix or any(digit not in "0123456789abcdef" for digit in prefix):
         raise UsageError(
@@ -493,13 +494,21 @@ def find(db: Database, prefix: str) -> tuple[str, str]:
     return found[0]
 
 
-def history(db: Database, run: str) -> Iterator[TransitionRow]:
+def find_deletion(db: Rows, prefix: str) -> str:
+    """The id of the deletion that a prefix names. Raises `UsageError`."""
+    machine, found = find(db, prefix)
+    if machine != "deletion":
+        raise UsageError(f"{found} is a {machine}, not a deletion.")
+    return found
+
+
+def history(db: Rows, run: str) -> Iterator[TransitionRow]:
     """Everything that was recorded of a run, in order."""
     for row in db.query("select * from transitions where run = ? order by id", (run,)):
         yield _transition_row(row)
 
 
-def announced(db: Database, run: str, step: str) -> list[TransitionRow]:
+def announced(db: Rows, run: str, step: str) -> list[TransitionRow]:
     """Every announcement of a step of a run, in order, done or not."""
     rows = db.query(
         "select * from transitions where run = ? and trigger = ? and kind = 'announce'"
@@ -528,7 +537,7 @@ def _transition_row(row: Mapping[str, Any]) -> TransitionRow:
     return TransitionRow(**{**fields, "detail": json.loads(row["detail"])})
 
 
-def _deletion_row(db: Database, row: Mapping[str, Any]) -> DeletionRow:
+def _deletion_row(db: Rows, row: Mapping[str, Any]) -> DeletionRow:
     try:
         return _read_deletion(db, row)
     except (KeyError, TypeError, ValueError) as error:
@@ -544,7 +553,7 @@ def _unreadable(machine: str, run: object, error: Exception) -> JournalDamaged:
     )
 
 
-def _read_deletion(db: Database, row: Mapping[str, Any]) -> DeletionRow:
+def _read_deletion(db: Rows, row: Mapping[str, Any]) -> DeletionRow:
     folds = db.query(
         "select * from folds where deletion = ? order by rowid", (row["id"],)
     )

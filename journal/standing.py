@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from sqlite_utils import Database
+from .rows import Rows
 
 _RUNS: Final = ("deletions", "creations", "reversions")
 
@@ -52,7 +52,7 @@ class Standing:
     domains: tuple[DomainStanding, ...]
 
 
-def standing(db: Database) -> Standing:
+def standing(db: Rows) -> Standing:
     """Read how things stand; to be called in a transaction."""
     snapshots: dict[str, Counter[str]] = {}
     for domain, status, count in db.execute(
@@ -84,7 +84,7 @@ def standing(db: Database) -> Standing:
     )
 
 
-def open_runs(db: Database) -> tuple[OpenRun, ...]:
+def open_runs(db: Rows) -> tuple[OpenRun, ...]:
     """Runs that somebody has to finish, or is at work on, the oldest first."""
     found = []
     for table in _RUNS:

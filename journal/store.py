@@ -9,7 +9,6 @@ never waits for the disk.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import queue
 import sqlite3
@@ -23,7 +22,8 @@ from typing import Any, Final, TypeVar, cast
 
 from sqlite_utils import Database
 
-from .errors import CommitUnknown, JournalBusy, JournalDamaged, JournalError
+from .errors import CommitUnknown, JournalError
+from .faults import refuse_foreign, refuse_unusable, translated
 from .meter import CommitMeter
 from .schema import Seeds, is_current, migrate
 
@@ -246,17 +246,6 @@ def _bring_up_to_date(db: Database, path: Path, seeds: Seeds) -> None:
     db.commit()
 
 
-def refuse_foreign(db: Database, path: Path) -> None:
-    """Raise `JournalDamaged` for a database of another program; an empty one is new."""
-    tables = set(db.table_names())
-    if tables and "declared_transitions" not in tables:
-        raise JournalDamaged(
-            f"{path} is a database, but not a journal of Backfold.",
-            data="It was not changed.",
-            remedy="Name another file with --journal.",
-        )
-
-
 def _make_private(path: Path) -> None:
     """Make directory and file before SQLite would, with modes of our own.
 
@@ -268,23 +257,12 @@ def _make_private(path: Path) -> None:
     for folder in reversed(missing):
         # SQLite syncs the names in the last one, nobody those of the folders.
         _sync(folder.parent)
-    if path.is_symlink():
-        raise JournalError(
-            f"The journal {path} is a symbolic link.",
-            remedy="Name the file itself.",
-        )
+    refuse_unusable(path)
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         os.close(os.open(path, flags, 0o600))
     except FileExistsError:
-        log = path.with_name(path.name + "-wal")
-        # The log first: another process may be making both right now.
-        if _size(log) > 0 and _size(path) == 0:
-            raise JournalDamaged(
-                f"The journal {path} is empty, but its log {log} is not.",
-                data="The images are untouched.",
-                remedy="Bring the file back from where it was copied or cut.",
-            ) from None
+        pass
 
 
 def _sync(folder: Path) -> None:
@@ -296,13 +274,6 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
 def _connect(path: Path) -> Database:
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
@@ -311,42 +282,3 @@ def _connect(path: Path) -> Database:
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA synchronous = FULL")
     return db
-
-
-def translated(error: BaseException, path: Path) -> BaseException:
-    """SQLite's and the system's errors as ours; everything else as it is."""
-    ours: JournalError
-    is_damaged = isinstance(error, sqlite3.DatabaseError) and (
-        getattr(error, "sqlite_errorcode", 0) & 0xFF
-        in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    )
-    is_busy = isinstance(error, sqlite3.OperationalError) and (
-        getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-    )
-    if is_busy:
-        ours = JournalBusy(
-            f"The journal {path} is held by another process.",
-            data="Nothing was written.",
-            remedy="Try again.",
-        )
-    elif is_damaged or isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        ours = damage(path, error)
-    elif isinstance(error, sqlite3.Error | OSError):
-        ours = JournalError(
-            f"The journal {path} cannot be used: {error}.",
-            remedy="Check the path, its permissions and the space on its file system.",
-        )
-    else:
-        return error
-    ours.__cause__ = error
-    return ours
-
-
-def damage(path: Path, why: object) -> JournalDamaged:
-    """What is to be said of a journal whose content makes no sense."""
-    return JournalDamaged(
-        f"The journal {path} is damaged: {why}.",
-        data="The images are untouched. Without the journal, an overlay that is"
-        " not fenced is the truth; beside a fenced one the base is complete.",
-        remedy="Keep a copy, and follow the guide's chapter on rescue by hand.",
-    )

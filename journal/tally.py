@@ -11,9 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from sqlite_utils import Database
-
 from .meter import CommitTimes
+from .rows import Rows
 
 #: Upper bounds of the classes that lengths of time are sorted into, in seconds.
 STATE_BOUNDS: Final = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200)
@@ -88,11 +87,11 @@ class Tally:
         """How many rows the history has, as far as it was read."""
         return self._seen
 
-    def continues(self, db: Database) -> bool:
+    def continues(self, db: Rows) -> bool:
         """Whether the last row that was read is still there; else begin anew."""
         return _row(db, self._seen) == self._last
 
-    def add_new(self, db: Database) -> None:
+    def add_new(self, db: Rows) -> None:
         """Add what was recorded since; to be called in a transaction.
 
         When this raises, the tally is of no use any more.
@@ -105,7 +104,7 @@ class Tally:
         self._add_downtime(db)
         self._seen, self._last = last, _row(db, last)
 
-    def _add_states(self, db: Database) -> None:
+    def _add_states(self, db: Rows) -> None:
         """A state lasts from the edge into it, or the run's first row, to the next."""
         before = (
             "coalesce((select at from transitions p where p.run = e.run"
@@ -123,7 +122,7 @@ class Tally:
         ):
             self.states[machine, state].add(place, count, total)
 
-    def _add_ends(self, db: Database, table: str) -> None:
+    def _add_ends(self, db: Rows, table: str) -> None:
         longest = "json_extract(detail, '$.journal.longest')"
         for place, runs, commits, seconds, sum_, max_ in db.execute(
             f"select {_place(longest, COMMIT_BOUNDS)} as place, count(*),"
@@ -149,7 +148,7 @@ class Tally:
         ):
             self.ended[machine, state, "none"] += count
 
-    def _add_folds(self, db: Database) -> None:
+    def _add_folds(self, db: Rows) -> None:
         ended = f"with ended as ({_ENDED.format(table='deletions')}), f as ({_FOLDS})"
         for state, strategy, count, last in db.execute(
             f"{ended} select state, case when low is null then 'none'"
@@ -168,7 +167,7 @@ class Tally:
         ):
             self.copied[strategy] += total
 
-    def _add_downtime(self, db: Database) -> None:
+    def _add_downtime(self, db: Rows) -> None:
         seconds = "downtime_ms / 1000"
         for place, count, total in db.execute(
             f"select {_place(seconds, DOWNTIME_BOUNDS)} as place, count(*),"
@@ -179,7 +178,7 @@ class Tally:
             self.downtime.add(place, count, total)
 
 
-def _row(db: Database, number: int) -> tuple[str, str] | None:
+def _row(db: Rows, number: int) -> tuple[str, str] | None:
     """What tells a row of history from that of another journal."""
     found: tuple[str, str] | None = db.execute(
         "select run, at from transitions where id = ?", (number,)

@@ -3,68 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from ... import __version__
 from ...journal.errors import BackfoldError, UsageError
-from . import (
-    adoption,
-    check,
-    datasette,
-    deletions,
-    domains,
-    extras,
-    failures,
-    history,
-    metrics,
-    plans,
-    recovery,
-    reports,
-    reverts,
-    snapshots,
-    verdicts,
-)
+from . import failures
+from .commands import STYLE, Commands
 from .invocation import Invocation
 
-
-class _Commands(TyperGroup):
-    """The commands in the order in which an operator meets them."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Domains and snapshots first."""
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
-
-
-_ORDER: Final = [
-    *("domain", "snapshot", "plan", "delete", "recover", "cancel", "status", "log"),
-    *("report", "check", "metrics", "datasette-metadata", "diagram", "demo"),
-]
-app = typer.Typer(
-    cls=_Commands,
-    add_completion=False,
-    # Plain help: it starts twice as fast, and a pager shows it as it is.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-for group in (domains.app, snapshots.app):
-    app.add_typer(group)
-snapshots.app.command()(adoption.adopt)
-snapshots.app.command()(reverts.revert)
-app.command()(plans.plan)
-app.command()(deletions.delete)
-app.command()(recovery.recover)
-app.command()(recovery.cancel)
-app.command()(history.status)
-app.command()(history.log)
-app.command()(check.check)
-app.command()(metrics.metrics)
-app.command()(datasette.datasette_metadata)
-app.command()(extras.diagram)
-app.command()(reports.report)
-app.command()(extras.demo)
+app = typer.Typer(cls=Commands, **STYLE)
 
 #: Commands whose every answer is a line of an event.
 _STREAMING = ("delete", "recover")
@@ -132,15 +81,21 @@ def run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         invocation.streams = getattr(context, "info_name", "") in _STREAMING
-        status = verdicts.fail(_usage(error), invocation)
+        status = _fail(_usage(error), invocation)
     except BackfoldError as error:
-        status = verdicts.fail(error, invocation)
+        status = _fail(error, invocation)
     except (KeyboardInterrupt, typer.Abort):
-        status = verdicts.fail(failures.stopped(), invocation)
+        status = _fail(failures.stopped(), invocation)
     except Exception as error:
         invocation.trace(error)
-        status = verdicts.fail(failures.bug(error), invocation)
+        status = _fail(failures.bug(error), invocation)
     return _checked(int(status or 0), invocation)
+
+
+def _fail(error: BackfoldError, invocation: Invocation) -> int:
+    from .verdicts import fail
+
+    return fail(error, invocation)
 
 
 def _usage(error: typer.TyperException) -> UsageError:

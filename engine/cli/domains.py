@@ -12,6 +12,7 @@ import typer
 from ...journal.errors import Reason, Refused
 from .. import records
 from . import boot, pictures, values
+from .commands import group
 from .invocation import Invocation
 from .lookups import open_deletion
 from .text import columns, count, safe
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..api import Engine
     from ..results import DomainDisk
 
-app = typer.Typer(name="domain", help="Record domains, and see how to boot them.")
+app = group("domain", "Record domains, and see how to boot them.")
 app.command()(boot.args)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The domain's name.")]

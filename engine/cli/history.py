@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import records
-from . import lookups
+from .arguments import RunId
 from .invocation import Invocation
-from .recovery import RunId
 from .text import columns, duration, instant, safe, size
 
 if TYPE_CHECKING:
+    from ...journal.overview import RunLine
+    from ...journal.rows import Rows
     from ...journal.runs import TransitionRow
-    from ..api import Engine
-    from ..results import Deletion, Run
+    from ..results import Creation, Deletion, Reversion, Run
+
+    _Seen = tuple[list[Deletion], list[Creation | Reversion], list[TransitionRow]]
 
 
 def status(
@@ -35,65 +37,76 @@ def status(
     """Show open and recent deletions, or one of them in detail."""
     invocation: Invocation = ctx.obj
 
-    async def work(engine: Engine) -> int:
-        if deletion is None:
-            found = await engine.deletions()
-            creations = await engine.creations()
-            reversions = await engine.reversions()
-        else:
-            found = [await engine.deletion(deletion)]
-            creations, reversions = [], []
-        # What somebody has to care for comes first.
-        found.sort(key=lambda run: not run.is_open)
-        output = invocation.output
-        if invocation.as_json:
-            deletions = [
-                {**records.deletion(run), "open": run.is_open} for run in found
-            ]
-            interrupted = [records.creation(run) for run in creations]
-            reverts = [records.reversion(run) for run in reversions]
-            output.json(
-                {
-                    "deletions": deletions,
-                    "creations": interrupted,
-                    "reversions": reverts,
-                }
-            )
-        elif deletion is not None:
-            output.lines(_details(found[0], await engine.log(found[0].id)))
-        elif found or creations or reversions:
-            output.lines(columns(_table([*creations, *reversions], found)))
+    from ...journal.overview import overview
+
+    output = invocation.output
+    if deletion is None and not output.as_json:
+        listed = invocation.ask(overview)
+        if listed:
+            output.lines(columns(_table(listed)))
         else:
             output.note("No deletion has been asked for yet.")
         return 0
-
-    return invocation.run(work)
+    found, others, rows = invocation.ask(lambda rows: _look(rows, deletion))
+    if output.as_json:
+        output.json(_as_json(found, others))
+    else:
+        output.lines(_details(found[0], rows))
+    return 0
 
 
 def log(ctx: typer.Context, deletion: RunId) -> int:
     """Show the time line of a run from the journal."""
     invocation: Invocation = ctx.obj
 
-    async def work(engine: Engine) -> int:
-        machine, run = await lookups.find(engine, deletion)
-        rows = await engine.log(run)
-        if invocation.as_json:
-            entries = [records.entry(row, rows[0].at) for row in rows]
-            invocation.output.json({"machine": machine, "run": run, "log": entries})
-        else:
-            invocation.output.lines(columns(_time_line(rows)))
-        return 0
+    def look(rows: Rows) -> tuple[Run, list[TransitionRow]]:
+        from ..history import History
 
-    return invocation.run(work)
+        history = History(rows)
+        return history.find(deletion), history.log(deletion)
+
+    found, rows = invocation.ask(look)
+    if invocation.as_json:
+        machine = type(found).__name__.lower()
+        entries = [records.entry(row, rows[0].at) for row in rows]
+        invocation.output.json({"machine": machine, "run": found.id, "log": entries})
+    else:
+        invocation.output.lines(columns(_time_line(rows)))
+    return 0
 
 
-def _table(others: Sequence[Run], deletions: Sequence[Deletion]) -> list[list[str]]:
+def _look(rows: Rows, deletion: str | None) -> _Seen:
+    """One deletion with its log, or all deletions and what else is open."""
+    from ..history import History
+
+    history = History(rows)
+    if deletion is not None:
+        one = history.deletion(deletion)
+        return [one], [], history.log(one.id)
+    # What somebody has to care for comes first.
+    found = sorted(history.deletions(), key=lambda run: not run.is_open)
+    return found, [*history.creations(), *history.reversions()], []
+
+
+def _as_json(
+    found: list[Deletion], others: list[Creation | Reversion]
+) -> dict[str, Any]:
+    from ..results import Creation, Reversion
+
+    return {
+        "deletions": [{**records.deletion(run), "open": run.is_open} for run in found],
+        "creations": [
+            records.creation(run) for run in others if isinstance(run, Creation)
+        ],
+        "reversions": [
+            records.reversion(run) for run in others if isinstance(run, Reversion)
+        ],
+    }
+
+
+def _table(listed: Sequence[RunLine]) -> list[list[str]]:
     rows = [["RUN", "DOMAIN", "SNAPSHOT", "STATE", "STARTED", "TOOK", "REASON"]]
-    listed: list[tuple[Run, float | None]] = [
-        *((run, None) for run in others),
-        *((run, run.seconds) for run in deletions),
-    ]
-    for run, seconds in listed:
+    for run in listed:
         rows.append(
             [
                 run.id,
@@ -101,11 +114,18 @@ def _table(others: Sequence[Run], deletions: Sequence[Deletion]) -> list[list[st
                 run.snapshot,
                 run.state if run.finished else f"{run.state} (open)",
                 instant(run.started),
-                "-" if seconds is None else duration(seconds),
+                _took(run.started, run.finished),
                 safe(run.reason or "-"),
             ]
         )
     return rows
+
+
+def _took(started: str, finished: str | None) -> str:
+    if finished is None:
+        return "-"
+    length = datetime.fromisoformat(finished) - datetime.fromisoformat(started)
+    return duration(length.total_seconds())
 
 
 def _details(run: Deletion, rows: Sequence[TransitionRow]) -> list[str]:

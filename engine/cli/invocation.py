@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ...journal.errors import UsageError
+from ...journal.location import default_journal, is_missing
 from . import failures
 from .output import Output
 
 if TYPE_CHECKING:
     from asyncio import Task
 
+    from ...journal.rows import Rows
     from ..api import Engine
 
 T = TypeVar("T")
@@ -88,12 +90,24 @@ class Invocation:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def ask(self, question: Callable[[Rows], T]) -> T:
+        """What the journal says, at once and without an engine.
+
+        It is only read, in one transaction; a missing one stays missing, and nothing
+        has happened in it.
+        """
+        from ...journal.look import look, look_at_nothing
+
+        path = self.existing_journal()
+        if path is not None:
+            return look(path, question)
+        self._say_missing()
+        return look_at_nothing(question)
+
     def existing_journal(self) -> Path | None:
         """The journal's path, if there is something at it."""
-        from ..api import default_journal
-
-        path = self.journal or default_journal()
-        return None if _is_missing(path) else path
+        path = self._path()
+        return None if is_missing(path) else path
 
     def stop(self, task: Task[Any]) -> None:
         """A signal came: cancel the work once, then only say what is going on."""
@@ -144,6 +158,12 @@ class Invocation:
             if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
                 loop.add_signal_handler(number, self.stop, task)
 
+    def _path(self) -> Path:
+        return self.journal or default_journal()
+
+    def _say_missing(self) -> None:
+        self._say(f"there is no journal {self._path()} yet.")
+
     def _say(self, text: str) -> None:
         if not self.as_json:
             self.output.note(f"backfold: {text}")
@@ -157,9 +177,9 @@ class Invocation:
         An empty journal in a temporary directory stands in for it: a mistyped
         --journal must not leave files behind.
         """
-        from ..api import Engine, default_journal
+        from ..api import Engine
 
-        path = self.journal or default_journal()
+        path = self._path()
         if copies_journal and path.is_file() and not path.is_symlink():
             from ...journal.audit import private_copy
 
@@ -167,24 +187,13 @@ class Invocation:
                 async with Engine(copy) as engine:
                     yield engine
             return
-        if creates_journal or not _is_missing(path):
+        if creates_journal or not is_missing(path):
             async with Engine(path) as engine:
                 yield engine
             return
         import tempfile
 
-        self._say(f"there is no journal {path} yet.")
+        self._say_missing()
         with tempfile.TemporaryDirectory(prefix="backfold-") as folder:
             async with Engine(Path(folder, "journal.db")) as engine:
                 yield engine
-
-
-def _is_missing(path: Path) -> bool:
-    """Whether it is sure that there is no such file."""
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return False

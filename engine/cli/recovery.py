@@ -10,6 +10,7 @@ import typer
 
 from ...journal.errors import BackfoldError, Interrupted
 from . import failures, lookups, outlooks
+from .arguments import RunId
 from .deletions import after_bug, left_open
 from .invocation import Invocation
 from .progress import listening
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
     from ..api import Engine
     from ..diagnosis import Diagnosis
     from ..results import Run
-
-RunId = Annotated[
-    str,
-    typer.Argument(metavar="DELETION", help="Its id, or the beginning of it."),
-]
 
 
 def recover(

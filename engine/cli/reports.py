@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...journal.errors import CommandFailed, UsageError
+from .arguments import RunId
 from .invocation import Invocation
-from .recovery import RunId
 from .text import size
 
 if TYPE_CHECKING:

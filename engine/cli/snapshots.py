@@ -9,7 +9,8 @@ import typer
 
 from ...journal.errors import Interrupted
 from .. import records
-from . import failures, pictures, values
+from . import adoption, failures, pictures, reverts, values
+from .commands import group
 from .invocation import Invocation
 from .plans import Secret
 from .text import instant, safe
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ...journal.model import Snapshot
     from ..api import Engine
 
-app = typer.Typer(name="snapshot", help="Take snapshots, and see which there are.")
+app = group("snapshot", "Take snapshots, and see which there are.")
 
 DomainName = Annotated[str, typer.Argument(metavar="DOMAIN", help="The domain.")]
 SnapshotName = Annotated[str, typer.Argument(metavar="NAME", help="The snapshot.")]
@@ -121,6 +122,10 @@ def show(ctx: typer.Context, domain: DomainName, name: SnapshotName) -> int:
         return 0
 
     return invocation.run(work)
+
+
+app.command()(adoption.adopt)
+app.command()(reverts.revert)
 
 
 def _show(invocation: Invocation, found: Snapshot, children: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import datetime
 from typing import Final
 
@@ -24,6 +23,8 @@ def safe(text: object) -> str:
     string = str(text)
     if string.isascii() and string.isprintable():
         return string
+    import unicodedata
+
     return "".join(
         ascii(char)[1:-1] if unicodedata.category(char) in _UNSAFE else char
         for char in string

@@ -1,9 +1,6 @@
-"""What the command line says of itself, and how soon."""
+"""What the command line says of itself."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 
@@ -38,8 +35,6 @@ COMMANDS = {
     "metrics": ["--textfile", "--listen", "--domains", "prometheus-client"],
     "demo": ["--seed", "--keep"],
 }
-#: What costs more to load than all the rest.
-HEAVY = ("asyncio", "structlog", "sqlite3", "sqlite_utils", "qemu", "transitions")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -60,15 +55,3 @@ def test_version(cli: Cli) -> None:
 
 def test_without_a_command_the_help_is_an_error(inside: Inside) -> None:
     assert "Usage: backfold" in inside(status=2).err
-
-
-def test_start_loads_nothing_heavy() -> None:
-    # One module stands for seconds on a slow disk; times would depend on the host.
-    load = "import sys, backfold.engine.cli.app; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", load], capture_output=True, text=True, check=True
-    )
-
-    assert not set(HEAVY) & set(done.stdout.split())
-    assert "rich.console" not in done.stdout.split()
-    assert "typer" in done.stdout.split()

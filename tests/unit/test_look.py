@@ -14,10 +14,18 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
+from backfold.engine.history import History
 from backfold.engine.seeds import SEEDS
 from backfold.journal import catalog
-from backfold.journal.errors import JournalDamaged, JournalError, JournalNewer
-from backfold.journal.look import check_whole, look
+from backfold.journal.errors import (
+    JournalDamaged,
+    JournalError,
+    JournalNewer,
+    UsageError,
+)
+from backfold.journal.look import check_whole, look, look_at_nothing
+from backfold.journal.overview import overview
+from backfold.journal.rows import Rows
 from backfold.journal.store import Store
 
 TRIES = """
@@ -51,7 +59,7 @@ def image(name: str) -> Callable[[Database], None]:
     return lambda db: catalog.put_image(db, name, "raw", None)
 
 
-def images(db: Database) -> list[str]:
+def images(db: Rows) -> list[str]:
     return [str(row[0]) for row in db.execute("select path from images order by path")]
 
 
@@ -64,7 +72,7 @@ def test_a_journal_that_nobody_has_open_is_read_without_a_trace(path: Path) -> N
     """No log and no index of a log, which SQLite itself would leave behind."""
     before = content(path.parent)
 
-    assert look(path, SEEDS, images) == ["/a"]
+    assert look(path, images) == ["/a"]
     assert content(path.parent) == before
     assert before.keys() == {"journal.db"}
 
@@ -73,7 +81,7 @@ def test_a_journal_in_a_folder_that_cannot_be_written_is_read(path: Path) -> Non
     path.chmod(0o400)
     path.parent.chmod(0o500)
     try:
-        assert look(path, SEEDS, images) == ["/a"]
+        assert look(path, images) == ["/a"]
     finally:
         path.parent.chmod(0o700)
 
@@ -86,24 +94,24 @@ def test_beside_a_writer_what_is_durable_is_seen_and_nobody_waits(path: Path) ->
         await store.write(image("/b"))
         # Names only: to read the files here would drop the store's own locks.
         before = set(path.parent.iterdir())
-        seen = [look(path, SEEDS, images)]
+        seen = [look(path, images)]
         assert set(path.parent.iterdir()) == before
 
         def both(db: Database) -> None:
             image("/c")(db)
-            seen.append(look(path, SEEDS, images))
+            seen.append(look(path, images))
 
         await store.write(both)
         # Another process has to wait for the writer: it still has its lock.
         command = [sys.executable, "-c", TRIES, str(path)]
 
         def tries(db: Database) -> None:
-            look(path, SEEDS, images)
+            look(path, images)
             done = subprocess.run(command, capture_output=True, text=True)
             assert "database is locked" in done.stderr
 
         await store.write(tries)
-        seen.append(look(path, SEEDS, images))
+        seen.append(look(path, images))
         await store.close()
         return seen
 
@@ -126,7 +134,7 @@ def test_what_a_killed_writer_left_in_its_log_is_seen(path: Path) -> None:
     asyncio.run(main())
     before = content(copy)
 
-    assert look(copy / "journal.db", SEEDS, images) == ["/a", "/b"]
+    assert look(copy / "journal.db", images) == ["/a", "/b"]
     after = content(copy)
     assert {name: after[name] for name in before} == before
 
@@ -135,7 +143,7 @@ def test_what_was_read_while_somebody_opened_it_is_read_again(path: Path) -> Non
     """A file that was taken for unchanging and changed may be of two times."""
     asked: list[list[str]] = []
 
-    def query(db: Database) -> list[str]:
+    def query(db: Rows) -> list[str]:
         asked.append(images(db))
         if len(asked) == 1:
             put(path, "/b")
@@ -144,7 +152,7 @@ def test_what_was_read_while_somebody_opened_it_is_read_again(path: Path) -> Non
             raise sqlite3.DatabaseError("torn")
         return asked[-1]
 
-    assert look(path, SEEDS, query) == ["/a", "/b", "/c"]
+    assert look(path, query) == ["/a", "/b", "/c"]
     assert len(asked) == 3
 
 
@@ -156,18 +164,18 @@ def test_an_older_journal_is_brought_to_this_version_in_memory(tmp_path: Path) -
         db.executescript(script.replace("@FOLDER@", "/images"))
     before = content(tmp_path)
 
-    def query(db: Database) -> list[int]:
+    def query(db: Rows) -> list[int]:
         tables = ("deletions", "reversions")
         return [db.execute(f"select count(*) from {t}").fetchone()[0] for t in tables]
 
-    assert look(path, SEEDS, query) == [1, 0]
+    assert look(path, query) == [1, 0]
     assert content(tmp_path) == before
 
 
 def test_a_missing_journal_is_not_made(tmp_path: Path) -> None:
     for missing in (tmp_path / "journal.db", tmp_path / "state" / "journal.db"):
         with pytest.raises(JournalError, match="There is no journal"):
-            look(missing, SEEDS, images)
+            look(missing, images)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,7 +185,7 @@ def test_a_link_is_not_followed(path: Path) -> None:
     link.symlink_to(path)
 
     with pytest.raises(JournalError):
-        look(link, SEEDS, images)
+        look(link, images)
 
 
 def _empty(path: Path) -> None:
@@ -206,21 +214,21 @@ def test_damage_is_reported_and_not_touched(
     harm(path)
     before = content(path.parent)
 
-    def query(db: Database) -> None:
+    def query(db: Rows) -> None:
         check_whole(db)
 
     with pytest.raises(JournalDamaged) as caught:
-        look(path, SEEDS, query)
+        look(path, query)
     assert str(path) in caught.value.what
     assert content(path.parent) == before
 
 
 def test_a_value_that_makes_no_sense_is_damage(path: Path) -> None:
-    def query(db: Database) -> None:
+    def query(db: Rows) -> None:
         int("many")
 
     with pytest.raises(JournalDamaged, match="invalid literal"):
-        look(path, SEEDS, query)
+        look(path, query)
 
 
 def test_a_newer_journal_is_not_read(path: Path) -> None:
@@ -232,4 +240,39 @@ def test_a_newer_journal_is_not_read(path: Path) -> None:
         db.commit()
 
     with pytest.raises(JournalNewer):
-        look(path, SEEDS, images)
+        look(path, images)
+
+
+def test_a_journal_that_is_not_there_is_empty_and_cannot_be_written() -> None:
+    assert look_at_nothing(images) == []
+    assert look_at_nothing(overview) == []
+    with pytest.raises(UsageError, match="not the id of any run"):
+        look_at_nothing(lambda rows: History(rows).find("0"))
+
+
+def test_a_name_with_marks_of_an_address(path: Path) -> None:
+    strange = path.rename(path.with_name("a?mode=memory&b#c%41.db"))
+
+    assert look(strange, images) == ["/a"]
+
+
+def test_the_runs_of_an_old_journal_are_told(tmp_path: Path) -> None:
+    """Their tables are those of its own version."""
+    old, run = tmp_path / "journal.db", "c883f16bcb35"
+    text = re.sub(r"@(DEVICE|INODE:[^@]*)@", "1", OLD.read_text())
+    with closing(sqlite3.connect(old)) as db:
+        db.execute("pragma journal_mode = wal")
+        db.executescript(text.replace("@FOLDER@", "/srv"))
+    before = content(tmp_path)
+
+    def told(rows: Rows) -> list[object]:
+        history = History(rows)
+        (found,) = history.deletions()
+        last = [row.dest for row in history.log(run) if row.machine == "deletion"][-1]
+        assert history.find(run[:5]) == history.deletion(run) == found
+        assert history.creations() == []
+        return [found.id, found.state, last, history.reversions()]
+
+    assert look(old, told) == [run, "commit_per_disk", "commit_per_disk", []]
+    assert [line.id for line in look(old, overview)] == [run]
+    assert content(tmp_path) == before

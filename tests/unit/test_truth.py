@@ -7,7 +7,8 @@ from typing import cast
 
 import pytest
 
-from backfold.engine.truth import ON_BASE, BootSource, boot_sources
+from backfold.engine.results import ON_BASE
+from backfold.engine.truth import BootSource, boot_sources
 from backfold.journal.model import (
     DEVICE_STAMP,
     Disk,
