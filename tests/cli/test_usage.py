@@ -90,7 +90,7 @@ def test_hostile_names_reach_the_terminal_as_escapes_only(
     shown = web.out("domain", "show", "evil")
 
     assert r"e\x1b[31m\nvil, folder/disk\u202e.img (raw)" in shown
-    assert len(shown.splitlines()) == 3
+    assert len(shown.splitlines()) == 4
     assert "\u202e" not in inside("domain", "args", "evil").out
     (disk,) = inside.json("domain", "domain", "show", "evil")["disks"]
     assert disk["source"] == str(image)
