@@ -236,7 +236,7 @@ def _bring_up_to_date(db: Database, path: Path, seeds: Seeds) -> None:
     refuse_foreign(db, path)
     if is_current(db, seeds):
         return
-    db.enable_wal()
+    _enable_wal(db)
     db.execute("BEGIN IMMEDIATE")
     try:
         migrate(db, seeds)
@@ -244,6 +244,19 @@ def _bring_up_to_date(db: Database, path: Path, seeds: Seeds) -> None:
         db.rollback()
         raise
     db.commit()
+
+
+def _enable_wal(db: Database) -> None:
+    """Change to WAL; SQLite does not wait for others that do so at the same time."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            return db.enable_wal()
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def _make_private(path: Path) -> None:
