@@ -12,7 +12,7 @@ from ..journal.questions import QUESTIONS
 def metadata(database: str) -> Mapping[str, Any]:
     """For a journal that Datasette calls ``database``: its file's name without suffix.
 
-    The form is that of ``datasette --metadata FILE``, versions 0.64 and 0.65.
+    The form is that of ``datasette --metadata FILE`` before version 1.
     """
     tables = {
         name: {"description": table.says, "columns": dict(table.columns)}

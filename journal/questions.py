@@ -134,16 +134,13 @@ order by domain, name""",
         "Who took over what?",
         "A run that was interrupted and that another engine went on with.",
         """\
-with rows as (
-  select id, machine, run, source as state, trigger, generation, who, at,
-    lag(who) over (partition by run order by id) as from_whom,
-    lag(at) over (partition by run order by id) as silent_since
-  from transitions
-)
-select at, machine, run, state, who as taken_over_by, from_whom, silent_since
-from rows
-where trigger = 'claim' and generation > 1
-order by id desc""",
+select c.at, c.machine, c.run, c.source as state, c.who as taken_over_by,
+  before.who as from_whom, before.at as silent_since
+from transitions c
+join transitions before on before.id =
+  (select max(id) from transitions where run = c.run and id < c.id)
+where c.trigger = 'claim' and c.generation > 1
+order by c.id desc""",
     ),
     Question(
         "superseded_images",

@@ -1,20 +1,27 @@
 """Runs as they stand in a journal when they are over, without a disk being touched.
 
 Written by the journal's own functions, so that whatever reads them reads what the
-engine writes; only the times are chosen.
+engine writes; only the times are chosen. For measurements there is a program:
+
+    PYTHONPATH=tests python -m histories ROWS JOURNAL
 """
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from sqlite_utils import Database
 
+from backfold.engine.seeds import SEEDS
 from backfold.journal import runs
 from backfold.journal.model import FileId, FileStamp, FoldPlan, Image, Plan
 from backfold.journal.runs import Author, RunKey
+from backfold.journal.store import Store
 from backfold.states.deletion import DELETION
 
 BEGAN = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -130,3 +137,28 @@ def _plan(domain: str, snapshot: str, folds: Mapping[str, tuple[str, int]]) -> P
             for target, (strategy, bytes_) in folds.items()
         ),
     )
+
+
+def main(rows: int, path: Path) -> None:
+    """A new journal of that many rows: deletions of two disks, 2000 domains."""
+
+    def fill(db: Database) -> None:
+        history = History(db)
+        folds = {"vda": ("commit", 1 << 30), "vdb": ("stream", 1 << 20)}
+        written = 0
+        while written < rows:
+            domain = f"d{history.count % 2000}"
+            history.deletion(domain=domain, folds=folds, downtime_ms=12.5, steps=True)
+            history.pass_by(5)
+            written = db.execute("select max(id) from transitions").fetchone()[0]
+
+    async def write() -> None:
+        store = await Store.open(path, SEEDS)
+        await store.write(fill)
+        await store.close()
+
+    asyncio.run(write())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
