@@ -202,15 +202,8 @@ class Driver:
         """
         leaving = asyncio.Event()
         runner.ctx.interrupted = lambda: leaving.is_set() or enough()
-        task = asyncio.ensure_future(work())
         try:
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError:
-                if task.cancelled():
-                    raise
-                leaving.set()
-                await task
+            await _to_the_end(work(), leaving.set)
         except LeaveOpen:
             stopped = "It was interrupted, and left at a safe point."
             safe = "The guest runs as before; nothing is lost."
@@ -299,13 +292,9 @@ class Driver:
         await runner.refresh()
         if not resumed:
             runner.tell_state({})
-        task = asyncio.ensure_future(runner.run())
+        leaving = asyncio.Event()
         try:
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError:
-                await task
-                raise
+            await _to_the_end(runner.run(), leaving.set)
         except Stuck as error:
             await runner.left_open(error.what, error.data, error.remedy)
             raise Interrupted(
@@ -313,6 +302,8 @@ class Driver:
             ) from error
         finally:
             await runner.disconnect()
+        if leaving.is_set():
+            raise asyncio.CancelledError
         return record()
 
     def _heard(self, on_event: OnEvent | None) -> OnEvent:
@@ -338,6 +329,21 @@ class Driver:
             data=data,
             remedy=remedy or f"Run `backfold recover {row.id}`.",
         )
+
+
+async def _to_the_end(work: Awaitable[Any], leave: Callable[[], object]) -> None:
+    """Wait for ``work``, however often the caller is cancelled meanwhile.
+
+    Then ``leave`` is called, for the work to see; it is never cancelled itself,
+    unless the event loop is closed under it.
+    """
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            leave()
+    task.result()
 
 
 def _folders(row: DeletionRow) -> tuple[str, ...]:

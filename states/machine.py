@@ -8,14 +8,16 @@ moments of those steps, and the diagrams are drawn from it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from transitions import Machine
-
 from ..journal.schema import DeclaredTransition
+
+with warnings.catch_warnings():  # It adds a filter, which is not ours to add.
+    from transitions import Machine
 
 
 class Recovery(StrEnum):

@@ -9,9 +9,11 @@ import ast
 import fnmatch
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -251,3 +253,69 @@ def test_wheel_brings_the_license(wheel: Path) -> None:
         names = archive.namelist()
 
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+CONSUMER = """
+from backfold import Deletion, Engine, Event, Interrupted, Refused, StateEvent, as_json
+
+
+async def delete(journal: str) -> Deletion | None:
+    async with Engine(journal) as engine:
+        events = engine.events()
+        async for event in events:
+            reveal_type(event)
+        try:
+            return await engine.delete("web", "s1", on_event=hear, max_downtime_ms=100)
+        except Refused as error:
+            print([reason.code for reason in error.reasons], as_json(error))
+        except Interrupted as error:
+            reveal_type(error.deletion.id)
+            return await engine.resume(error.deletion.id)
+        return None
+
+
+def hear(event: Event) -> None:
+    if isinstance(event, StateEvent):
+        reveal_type(event.source)
+
+
+async def wrong(engine: Engine) -> None:
+    await engine.delete("web", 1)
+    await engine.delete("web", "s1", max_downtime="1")
+    engine.nothing
+"""
+#: Types as mypy says them, without the modules that they are from.
+REVEALED = (
+    "StateEvent | ProgressEvent | DowntimeEvent | AlarmEvent",
+    "str",
+    "str | None",
+)
+WRONG = ("arg-type", "call-arg", "attr-defined")
+
+
+def test_a_program_elsewhere_is_checked_strictly(wheel: Path, tmp_path: Path) -> None:
+    """By mypy, against the wheel as it is installed: `py.typed` is in effect."""
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True
+    )
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    # What Backfold needs is where this interpreter has it.
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    program = tmp_path / "program.py"
+    program.write_text(CONSUMER)
+    options = ["--strict", "--config-file", os.devnull, "--cache-dir", "cache"]
+    options += ["--python-executable", str(python)]
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    notes = re.findall(r'Revealed type is "(.*)"', checked.stdout)
+    errors = re.findall(r"^(.*?):\d+: error: .*\[(.*)\]$", checked.stdout, re.MULTILINE)
+
+    assert [re.sub(r"[a-z_.]+\.", "", note) for note in notes] == [*REVEALED]
+    assert errors == [(str(program.name), code) for code in WRONG], checked.stdout
