@@ -42,6 +42,7 @@ from .events import OnEvent
 from .guard import GuardProcess
 from .helper import QemuHypervisor
 from .history import History
+from .hooks import ExecutableHook, ProgramHook, TellOwner, usable_hook
 from .images import QemuImages
 from .inspection_findings import Inspection
 from .libvirt import managed_images
@@ -78,11 +79,14 @@ class Engine:
         guard: Guard | None = None,
         probe: Probe | None = None,
         managed: Callable[[], Mapping[FileId, str]] = managed_images,
+        hook: TellOwner | None = None,
         locks: Path = LOCK_DIRECTORY,
     ) -> None:
         """Use ``journal`` (see `default_journal`); the ports are for embedders.
 
-        ``managed`` tells which images other managers on this host name.
+        ``managed`` tells which images other managers on this host name. ``hook`` is
+        called instead of the executables that are recorded with domains, for every
+        domain; it must not use this engine for the same domain.
         """
         self.journal = Path(journal) if journal is not None else default_journal()
         self._world = World(
@@ -92,6 +96,7 @@ class Engine:
             probe=probe or NoProbe(),
             new_guard=lambda: guard or GuardProcess(self.journal, locks),
             managed=managed,
+            hook=ExecutableHook() if hook is None else ProgramHook(hook),
             lock_directory=locks,
             who=f"{_user()}@{socket.gethostname()}:{os.getpid()}",
         )
@@ -143,11 +148,14 @@ class Engine:
         name: str,
         disks: Sequence[Disk],
         monitor: str | None = None,
+        *,
+        hook: str | None = None,
     ) -> Domain:
         """Record a domain with its active images; the images below are not ours.
 
-        Raises `UsageError` for names and images that are taken or make no sense,
-        `Refused` when an image is missing or cannot be read.
+        ``hook`` is the executable that is told of new images; see `set_hook`. Raises
+        `UsageError` for names and images that are taken or make no sense, `Refused`
+        when an image is missing or cannot be read, or the hook cannot be one.
         """
         valid_name("domain", name)
         if not disks:
@@ -174,12 +182,26 @@ class Engine:
         if reasons:
             raise Refused(reasons)
         socket_path = None if monitor is None else os.path.abspath(monitor)
-        domain = Domain(name, socket_path, tuple(absolute))
+        hook = usable_hook(self._world.hook, name, hook)
+        domain = Domain(name, socket_path, tuple(absolute), hook)
         created = self._world.clock.now()
         await self._driver.store.write(
             lambda db: catalog_rows.add_domain(db, domain, below, created)
         )
         return domain
+
+    async def set_hook(self, domain: str, hook: str | None) -> Domain:
+        """Record the executable that rewrites a domain's definition; None for none.
+
+        It is called, journaled and repeated, whenever a disk's active image changes.
+        It is not called now. Also while a run is open, which goes on with the new one:
+        to remove a hook that cannot be mended is the way out. Raises `Refused` for an
+        unknown domain, or a file that cannot be a hook (``hook_unusable``).
+        """
+        path = usable_hook(self._world.hook, domain, hook)
+        return await self._driver.store.write(
+            lambda db: catalog_rows.set_hook(db, domain, path)
+        )
 
     async def attach_disk(self, domain: str, disk: Disk) -> Domain:
         """Record a disk that the domain has got; the machine is not touched.

@@ -323,6 +323,19 @@ def fence_is_possible(facts: Facts) -> Iterator[Reason]:
             )
 
 
+def owner_can_be_told(facts: Facts) -> Iterator[Reason]:
+    """A hook that is to hear of a new active image can be called."""
+    for disk, fold in facts.folds:
+        active = disk.chain.images[:1]
+        if (
+            active
+            and active[0].file == fold.top.file
+            and _strategy(facts, fold) == "commit"
+        ):
+            yield from facts.hook
+            return
+
+
 def not_managed_by_libvirt(facts: Facts) -> Iterator[Reason]:
     """Libvirt would go on naming an image that is gone."""
     if facts.options.insist:
@@ -364,6 +377,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     survivors_have_space,
     storage_is_trusted,
     fence_is_possible,
+    owner_can_be_told,
     not_managed_by_libvirt,
 )
 

@@ -98,6 +98,8 @@ async def plan_creation(
             )
         )
     refuse_unknown_disks(domain, {*overlays, *exclude})
+    if len(domain.disks) > len(exclude):
+        reasons += reader.hook_reasons(domain)
     included = [disk for disk in domain.disks if disk.target not in exclude]
     if memory is not None:
         memory = os.path.abspath(memory)

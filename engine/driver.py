@@ -17,12 +17,13 @@ from ..journal.errors import (
     JournalNewer,
 )
 from ..journal.locks import Locks
-from ..journal.model import FileId
+from ..journal.model import Domain, FileId
 from ..journal.runs import Author, DeletionRow, ReversionRow, RunKey
 from ..journal.store import Store
 from ..states.context import Context, LeaveOpen, Stuck
 from ..states.options import Options
-from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
+from ..states.owner import Owner
+from ..states.ports import Clock, DefinitionHook, Guard, Hypervisor, Images, Probe
 from ..states.revert import ReversionContext
 from ..states.take_snapshot import CreationContext
 from .creation_run import CreationRun
@@ -35,6 +36,7 @@ from .planner import FoldPlanner
 from .reader import Reader
 from .results import Creation, Deletion, Reversion
 from .reversion_run import ReversionRun
+from .runner import Runner
 
 T = TypeVar("T", Creation, Reversion)
 
@@ -49,6 +51,7 @@ class World:
     probe: Probe
     new_guard: Callable[[], Guard]
     managed: Callable[[], Mapping[FileId, str]]
+    hook: DefinitionHook
     lock_directory: Path
     who: str
 
@@ -76,6 +79,7 @@ class Driver:
             world.images,
             world.managed,
             world.clock.boot_id,
+            world.hook,
         )
 
     @property
@@ -179,11 +183,13 @@ class Driver:
             definitions=CatalogDefinitions(),
             planner=self.planner,
             guard=world.new_guard(),
+            owner=await self._owner(runner, domain),
             effects=runner,
             read=self.store.read,
             who=world.who,
             interrupted=lambda: False,
         )
+        runner.ctx.owner.checkpoint = runner.ctx.checkpoint
         await runner.refresh()
         return runner
 
@@ -222,6 +228,7 @@ class Driver:
                 await runner.ctx.guard.dismiss()
             else:
                 await runner.ctx.guard.take_over()
+            await runner.ctx.owner.close()
         if runner.refusal is not None and runner.state == "refused":
             raise runner.refusal
         return Deletion.of(await self.row(runner.key.id))
@@ -248,6 +255,7 @@ class Driver:
             hypervisor=world.hypervisor,
             images=world.images,
             clock=world.clock,
+            owner=await self._owner(runner, domain),
             effects=runner,
             read=self.store.read,
             resumed=resumed,
@@ -277,6 +285,7 @@ class Driver:
             monitor=domain.monitor,
             hypervisor=world.hypervisor,
             images=world.images,
+            owner=await self._owner(runner, domain),
             effects=runner,
             read=self.store.read,
             resumed=resumed,
@@ -284,6 +293,19 @@ class Driver:
         return await self._to_its_end(
             runner, resumed, lambda: Reversion.of(runner.ctx.row)
         )
+
+    async def _owner(self, runner: Runner, domain: Domain) -> Owner:
+        """The owner of the definition, as the journal has it now."""
+        owner = Owner(
+            self.world.hook,
+            runner.key,
+            domain,
+            self.store.read,
+            self.world.clock,
+            runner,
+        )
+        await owner.refresh()
+        return owner
 
     async def _to_its_end(
         self, runner: PlannedRun[Any], resumed: bool, record: Callable[[], T]

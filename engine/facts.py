@@ -185,6 +185,8 @@ class Facts:
     failed_flushes: Mapping[str, str] = field(default_factory=dict)
     earlier: int | None = None
     memories: tuple[MemoryFacts, ...] = ()
+    #: Why the hook of the domain could not be called.
+    hook: tuple[Reason, ...] = ()
 
     @property
     def is_alive(self) -> bool:

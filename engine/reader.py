@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..journal import catalog, runs
-from ..journal.errors import CommandFailed, MonitorBusy
-from ..journal.model import FileId, MemoryFile
+from ..journal.errors import CommandFailed, MonitorBusy, Reason
+from ..journal.model import Domain, FileId, MemoryFile
 from ..journal.store import Store
 from ..states.carry_bitmaps import without_notes
 from ..states.options import Options
 from ..states.ports import (
     Bitmap,
+    DefinitionHook,
     Hypervisor,
     ImageHeader,
     Images,
@@ -23,6 +24,7 @@ from ..states.ports import (
 )
 from .disk_reader import DiskReader, Seen
 from .facts import ChainFacts, DiskFacts, Facts, MemoryFacts
+from .hooks import hook_unusable
 from .selection import selected
 
 #: A chain that is longer than this is taken for a mistake, or an attack.
@@ -38,6 +40,12 @@ class Reader:
     images: Images
     managed: Callable[[], Mapping[FileId, str]]
     boot_id: Callable[[], str]
+    hook: DefinitionHook
+
+    def hook_reasons(self, domain: Domain) -> tuple[Reason, ...]:
+        """Why the hook of a domain could not be called, if it has one."""
+        why = None if domain.hook is None else self.hook.obstacle(domain.hook)
+        return () if why is None else (hook_unusable(domain.name, why),)
 
     async def read(
         self,
@@ -107,6 +115,7 @@ class Reader:
             failed_flushes=failed,
             earlier=earlier,
             memories=tuple(memories),
+            hook=self.hook_reasons(domain),
         )
 
     async def _memory(self, snapshot: str, path: str) -> MemoryFacts:

@@ -100,6 +100,7 @@ def domain(found: Domain) -> dict[str, Any]:
     return {
         "name": found.name,
         "monitor": found.monitor,
+        "hook": found.hook,
         "disks": [
             {"target": disk.target, "source": disk.source, "format": disk.format}
             for disk in found.disks
@@ -114,6 +115,7 @@ def domain_now(
     return {
         "name": found.name,
         "monitor": found.monitor,
+        "hook": found.hook,
         "deletion": deletion,
         "disks": [
             {

@@ -68,6 +68,7 @@ async def plan_reversion(
     )
     if (reason := not_valid(snapshot)) is not None:
         reasons.append(reason)
+    reasons += reader.hook_reasons(domain)
     powered = await _power_reasons(reader, domain)
     reasons += powered
     if not powered:  # Else that very QEMU has them.

@@ -145,6 +145,30 @@ def _released(facts: Facts) -> str:
     return f"Took the vote back: {_list(taken)}{_stood(facts)}."
 
 
+def _owner(facts: Facts) -> str:
+    hook = facts["hook"]
+    return (
+        "the program that owns the definition" if hook is None else f"the hook {hook}"
+    )
+
+
+def _images(facts: Facts) -> str:
+    return _list(
+        f"{disk} is {base_name(path)}" for disk, path in facts["disks"].items()
+    )
+
+
+def _called(facts: Facts) -> str:
+    """A call while the guest stood, which may have come to no end."""
+    if facts["status"] == 0:
+        return f"Told {_owner(facts)}: {_images(facts)}."
+    why = f" ({said.removesuffix('.')})" if (said := facts.get("said")) else ""
+    return (
+        f"Called {_owner(facts)} with {_images(facts)}; it had not succeeded when the"
+        f" guest went on{why}."
+    )
+
+
 def _let_go(facts: Facts) -> str:
     found = facts.get("found")
     if facts.get("sent") == "cont":
@@ -301,6 +325,15 @@ STEPS: Final[Mapping[str, Forms]] = {
     "finalize": (
         lambda f: f"QEMU switched the disks: {_jobs(f)}.",
         "QEMU switched the disks.",
+    ),
+    "ask_owner": (
+        lambda f: f"Asked {_owner(f)} whether it could be given {_images(f)}: it can.",
+        "Asked the owner of the definition, which can be changed.",
+    ),
+    "call_hook": (_called, "Called the owner of the definition."),
+    "tell_owner": (
+        lambda f: f"Told {_owner(f)}: {_images(f)}.",
+        "Told the owner of the definition which images the disks have.",
     ),
     "release_guest": (_let_go, "The guest goes on."),
     "release_votes": (_released, "Took the vote back, if there was one."),

@@ -106,7 +106,9 @@ def domains(db: Rows) -> list[Domain]:
 
 def domain(db: Rows, name: str) -> Domain:
     """One domain. Raises `Refused` (``unknown_domain``)."""
-    row = db.execute("select monitor from domains where name = ?", (name,)).fetchone()
+    row = db.execute(
+        "select monitor, hook from domains where name = ?", (name,)
+    ).fetchone()
     if row is None:
         raise unknown_domain(name)
     disks = db.execute(
@@ -114,7 +116,8 @@ def domain(db: Rows, name: str) -> Domain:
         " where domain = ? order by position",
         (name,),
     )
-    return Domain(name, row[0], tuple(Disk(*disk) for disk in disks.fetchall()))
+    found = tuple(Disk(*disk) for disk in disks.fetchall())
+    return Domain(name, row[0], found, row[1])
 
 
 def add_domain(
@@ -139,8 +142,8 @@ def add_domain(
                 remedy="Name the image that this domain boots from.",
             )
     db.execute(
-        "insert into domains (name, monitor, created) values (?, ?, ?)",
-        (new.name, new.monitor, created),
+        "insert into domains (name, monitor, hook, created) values (?, ?, ?, ?)",
+        (new.name, new.monitor, new.hook, created),
     )
     for path, format in [*((d.source, d.format) for d in new.disks), *below]:
         put_image(db, path, format, None)
@@ -149,6 +152,15 @@ def add_domain(
             "insert into disks (domain, target, source, position) values (?, ?, ?, ?)",
             (new.name, disk.target, disk.source, position),
         )
+
+
+def set_hook(db: Database, name: str, hook: str | None) -> Domain:
+    """Give a domain another hook, or none, also while a run is open.
+
+    Raises `Refused` (``unknown_domain``).
+    """
+    db.execute("update domains set hook = ? where name = ?", (hook, name))
+    return domain(db, name)
 
 
 def attach_disk(

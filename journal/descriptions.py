@@ -37,6 +37,7 @@ TABLES: Final[Mapping[str, Description]] = {
         {
             "name": "Its name.",
             "monitor": "The path of its QMP socket; null when it has none.",
+            "hook": "The executable that rewrites its definition; null for none.",
             "created": "When it was recorded (UTC, ISO 8601).",
         },
     ),

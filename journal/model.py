@@ -97,11 +97,16 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A virtual machine; ``monitor`` is the path of its QMP socket."""
+    """A virtual machine; ``monitor`` is the path of its QMP socket.
+
+    ``hook`` is the executable that rewrites its definition, where that lives
+    elsewhere.
+    """
 
     name: str
     monitor: str | None
     disks: tuple[Disk, ...]
+    hook: str | None = None
 
     def disk(self, target: str) -> Disk | None:
         """The disk with this target, if the domain has it."""

@@ -180,12 +180,18 @@ CREATE TABLE reversions (
 CREATE UNIQUE INDEX one_open_reversion ON reversions (domain) WHERE finished IS NULL;
 """
 
+#: The executable that is told when the images of a domain's disks change.
+_VERSION_4 = """
+ALTER TABLE domains ADD COLUMN hook TEXT CHECK (hook LIKE '/%');
+"""
+
 
 #: What brings a journal from each version to the next, by name.
 VERSIONS: Final = {
     "version_1": _VERSION_1,
     "version_2": _VERSION_2,
     "version_3": _VERSION_3,
+    "version_4": _VERSION_4,
 }
 
 

@@ -19,6 +19,7 @@ from ..journal.model import FoldPlan, Image, Plan
 from ..journal.runs import Author, DeletionRow, RunKey
 from .identities import identify_again
 from .options import Options
+from .owner import Owner
 from .ports import (
     Clock,
     Definitions,
@@ -122,6 +123,7 @@ class Context:
     definitions: Definitions
     planner: Planner
     guard: Guard
+    owner: Owner
     effects: Effects
     read: Callable[[Callable[[Database], Any]], Awaitable[Any]]
     who: str

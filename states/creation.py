@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .machine import Declaration, Edge, Recovery, State, Step
+from .owner_steps import ASK_OWNER, TELL_OWNER
 
 REMOVE_OVERLAYS: Final = Step(
     "remove_overlays",
@@ -26,6 +27,7 @@ CREATION: Final = Declaration(
             killed="Overlays that nothing uses yet.",
             recovers="Removes the overlays: the guest has not seen them.",
             steps=(
+                ASK_OWNER,
                 Step(
                     "make_overlays",
                     "runs `qemu-img create` for each disk, and `qemu-img bitmap` when"
@@ -47,6 +49,7 @@ CREATION: Final = Declaration(
             " overlays with data were taken, empty ones were not; a written overlay"
             " over an image that was changed later is reported and left alone.",
             steps=(
+                TELL_OWNER,
                 Step(
                     "switch",
                     "sends one QMP transaction over all disks; nothing when the domain"
@@ -72,7 +75,7 @@ CREATION: Final = Declaration(
             " images meanwhile: then these are the truth, and the empty overlays are"
             " removed. Written overlays over changed images are reported and left"
             " alone.",
-            steps=(REMOVE_OVERLAYS,),
+            steps=(TELL_OWNER, REMOVE_OVERLAYS),
         ),
         State("recorded", "The snapshot exists.", final=True),
         State(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from .machine import Declaration, Edge, Recovery, State, Step
+from .owner_steps import ASK_OWNER, TELL_OWNER
 
 RELEASE_VOTES: Final = Step(
     "release_votes",
@@ -223,14 +224,16 @@ DELETION: Final = Declaration(
             " release. QEMU alive: converge and vote again. Gone: plan again. The"
             " guard does this at once when the engine dies.",
             steps=(
+                ASK_OWNER,
                 *BALLOT,
                 RELEASE_VOTES,
             ),
         ),
         State(
             "pivot",
-            "Finalizes every job, reads graph and headers back, lets the guest go on"
-            " if it ran, syncs changed headers, and closes the old images.",
+            "Finalizes every job, reads graph and headers back, tells the owner of the"
+            " definition, lets the guest go on if it ran, syncs changed headers, and"
+            " closes the old images.",
             killed="Every disk is on its overlay or on its base, and both are of one"
             " instant as long as the guest stands.",
             recovers="Forward only. PENDING: finalize. Switched: go on. On its overlay"
@@ -238,13 +241,23 @@ DELETION: Final = Declaration(
             " fence is taken back and the disk is folded again. QEMU gone: the bases"
             " are the truth, checked against the stamps of the decision; links of"
             " intermediate folds that did not change yet are changed while nobody"
-            " has the image.",
+            " has the image. The owner of the definition is told again.",
             steps=(
                 Step(
                     "finalize",
                     "sends `job-finalize` for every fold, then reads the graph back",
                     "disks on their bases, or jobs still PENDING",
                     Recovery.OBSERVE,
+                    covered_by="decide",
+                ),
+                Step(
+                    "call_hook",
+                    "calls the hook of the domain, if it has one, with the images that"
+                    " the disks are on, and waits for it within what is left of the"
+                    " downtime",
+                    "a definition that names the former images, which are fenced, or"
+                    " the present ones",
+                    Recovery.REPEAT,
                     covered_by="decide",
                 ),
                 Step(
@@ -268,6 +281,7 @@ DELETION: Final = Declaration(
                     Recovery.OBSERVE,
                     covered_by="decide",
                 ),
+                TELL_OWNER,
                 Step(
                     "sync_headers",
                     "fsyncs the images whose link changed and reads their headers back",

@@ -29,7 +29,9 @@ from .pivot_off import is_folded_again, switch_links_off
 from .ports import Job, Session
 from .read_only import restore_read_only
 from .start_paused import end_helper, helper_session
+from .tell_owner import call_hook, tell_owner
 from .told import jobs_by_disk
+from .vote import announced_call
 
 Folds = tuple[FoldPlan, ...]
 
@@ -58,6 +60,7 @@ async def pivot(ctx: Context) -> Move:
             await ctx.checkpoint()
             await _fold_again(ctx, session, kept)
             continue
+        await tell_owner(ctx, session)
         await _settle(ctx, session)
         return Move("proceed", _where(ctx, session))
     raise _mixed(ctx, kept)
@@ -66,6 +69,7 @@ async def pivot(ctx: Context) -> Move:
 async def _finalize(ctx: Context, session: Session) -> Folds:
     """Finalize what is PENDING, read the graph back, let the guest go on.
 
+    Whoever owns the definition is called before that, with what was read back.
     Returns the folds that somebody kept on their overlay: a soft cancel ends
     without an error, so that only the graph is a proof. Their fences are taken back
     before the guest goes on: what it writes must be bootable. A fold that copies
@@ -102,6 +106,7 @@ async def _finalize(ctx: Context, session: Session) -> Folds:
             told=lambda names: {"names": names},
         )
     if ctx.row.hold is not None:
+        await call_hook(ctx, session, kept, strangers)
 
         async def release() -> Facts:
             guest = await let_guest_go(ctx, session)
@@ -174,6 +179,7 @@ async def _fold_again(ctx: Context, session: Session, folds: Folds) -> None:
                     db, ctx.key, fold.target, "voted", "keep", "copying", ctx.author
                 )
 
+    await ctx.owner.settle()
     await ctx.effects.perform(
         "keep",
         nothing_else,
@@ -215,6 +221,7 @@ async def _fold_again(ctx: Context, session: Session, folds: Folds) -> None:
     await ctx.effects.perform(
         "decide_again",
         nothing_else,
+        intent=announced_call(ctx),
         noting=lambda _: again,
         told=lambda _: {"disks": sorted(stamps)},
     )

@@ -17,6 +17,7 @@ from sqlite_utils import Database
 from ..journal.model import (
     CatalogChange,
     DataFile,
+    Disk,
     FileId,
     FileStamp,
     FoldPlan,
@@ -416,6 +417,49 @@ class Definitions(Protocol):
 
     def apply(self, db: Database, change: CatalogChange) -> None:
         """Record that a snapshot is folded away, compare-and-set; safe to repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookCall:
+    """What the owner of a domain's definition is told, whole, in one call.
+
+    ``disks`` are the images that the definition has to name from now on, whatever
+    ``call`` is: to write them is always right, and safe to repeat. ``call`` is
+    ``switch`` when they may have changed, and ``prepare`` while they have not:
+    ``planned`` are then those that the next switch is to bring, and the owner says
+    whether it could write them. ``hook`` is the domain's executable, None for a
+    program's own. ``again``: an engine that died may have left a call unfinished.
+    """
+
+    call: str
+    run: str
+    machine: str
+    domain: str
+    disks: tuple[Disk, ...]
+    planned: tuple[Disk, ...] = ()
+    hook: str | None = None
+    again: bool = False
+
+
+class DefinitionHook(Protocol):
+    """The way to whoever owns the definition of a domain outside of the journal."""
+
+    @property
+    def is_program(self) -> bool:
+        """Whether every domain is told of, by the program around this engine.
+
+        Otherwise those that have an executable recorded.
+        """
+
+    def obstacle(self, hook: str) -> str | None:
+        """Why this executable could not be called; None when it can. Only reads."""
+
+    async def call(self, call: HookCall) -> str:
+        """Call the owner, within bounds of time and output; returns what it said.
+
+        Returns when it has succeeded. Raises `CommandFailed`. Cancelled, it leaves
+        nothing running.
+        """
 
 
 class Clock(Protocol):

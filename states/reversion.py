@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .machine import Declaration, Edge, Recovery, State, Step
+from .owner_steps import ASK_OWNER, TELL_OWNER
 
 _REMOVE_OVERLAYS: Final = Step(
     "remove_overlays",
@@ -25,6 +26,7 @@ REVERSION: Final = Declaration(
             killed="Overlays that nothing uses yet.",
             recovers="Removes the overlays: the disks are as before.",
             steps=(
+                ASK_OWNER,
                 Step(
                     "make_overlays",
                     "runs `qemu-img create` for each disk, then syncs file and"
@@ -73,6 +75,7 @@ REVERSION: Final = Declaration(
                     "it has one of the two names",
                     Recovery.OBSERVE,
                 ),
+                TELL_OWNER,
                 Step(
                     "unlink",
                     "unlinks exactly that name with exactly that inode, under the"

@@ -16,6 +16,8 @@ from ..journal.runs import ReversionRow, RunKey
 from .context import Move, Stuck, Unit
 from .identities import image_again
 from .new_overlays import remove_unused
+from .overlays_told import ask_owner, told_or_stuck
+from .owner import Owner
 from .ports import Hypervisor, Images
 from .retire import name_of, removal
 from .stamps import stamp_of
@@ -48,6 +50,7 @@ class ReversionContext:
     monitor: str | None
     hypervisor: Hypervisor
     images: Images
+    owner: Owner
     effects: Effects
     read: Callable[[Callable[[Database], Any]], Awaitable[Any]]
     resumed: bool
@@ -62,6 +65,9 @@ async def planned(ctx: ReversionContext) -> Move:
     """Make the overlays. After a kill: remove them, nothing uses them."""
     if ctx.resumed:
         return await _undo(ctx, "interrupted before it was recorded")
+
+    if (because := await ask_owner(ctx.owner, ctx.plan.overlays)) is not None:
+        return await _undo(ctx, because)
 
     async def make() -> None:
         for overlay in ctx.plan.overlays:
@@ -114,13 +120,37 @@ async def overlays_made(ctx: ReversionContext) -> Move:
 async def recorded(ctx: ReversionContext) -> Move:
     """Remove the former images that nothing needs any more.
 
-    Keeps invariant 5. Safe to be killed in: each is renamed to the fence's name
-    (announced with device and inode) before exactly that name is unlinked, and both
-    can be repeated.
+    Keeps invariants 2 and 5. Safe to be killed in: each is renamed to the fence's
+    name (announced with device and inode) before exactly that name is unlinked, and
+    both can be repeated. Between the two the owner of the definition is told, so that
+    a definition which has not learned of the overlays boots nothing. When a former
+    image cannot be set aside the owner is told all the same, unless somebody has
+    written into it: then nobody can tell which one is wanted.
     """
-    for disk in ctx.plan.disks:
-        if disk.stays is None:
-            await _retire(ctx, disk)
+    removed = [disk for disk in ctx.plan.disks if disk.stays is None]
+    obstacle: Stuck | None = None
+    for disk in removed:
+        try:
+            await _set_aside(ctx, disk)
+        except Stuck as error:
+            obstacle = obstacle or error
+    if not any(has_changed(disk, ctx.images, ctx.key.id) for disk in removed):
+        await told_or_stuck(
+            ctx.owner,
+            (),
+            "The disks are on their new overlays, and nothing was removed. The"
+            " definition may name a file that does not exist any more"
+            + "".join(
+                f", or {disk.former.path}, which stays: do not boot from it"
+                for disk in ctx.plan.disks
+                if disk.stays is not None
+            )
+            + ".",
+        )
+    if obstacle is not None:
+        raise obstacle
+    for disk in removed:
+        await _remove(ctx, disk)
     return Move("retired")
 
 
@@ -200,12 +230,28 @@ async def _touched(ctx: ReversionContext, image: Image, stamp: FileStamp) -> str
     return None
 
 
-async def _retire(ctx: ReversionContext, disk: DiskReversion) -> None:
-    """Remove one former image; one that is gone, or moved away, is only forgotten.
+async def _set_aside(ctx: ReversionContext, disk: DiskReversion) -> None:
+    """Fence one former image; one that is gone, or moved away, needs none.
 
     It is looked at again under the fence's name, under which nobody opens it: who
     opened it before has it open still, or has changed it.
     """
+    fence = ctx.images.fence_name(disk.former.path, ctx.key.id)
+    name = name_of(disk.former, fence, ctx.images)
+    if name is None:
+        return
+    await _prove_useless(ctx, disk, name)
+    if name != fence:
+        await ctx.effects.perform(
+            "set_aside",
+            lambda: ctx.images.rename(name, fence, disk.former.file),
+            intent=removal(disk.target, disk.former, fence),
+        )
+        await _prove_useless(ctx, disk, fence)
+
+
+async def _remove(ctx: ReversionContext, disk: DiskReversion) -> None:
+    """Unlink a former image that was set aside, and forget it."""
     fence = ctx.images.fence_name(disk.former.path, ctx.key.id)
     name = name_of(disk.former, fence, ctx.images)
     file = disk.former.file
@@ -214,16 +260,11 @@ async def _retire(ctx: ReversionContext, disk: DiskReversion) -> None:
     def forgotten(_: object) -> Unit:
         return lambda db: catalog.forget_image(db, disk.former.path)
 
-    if name is not None:
-        await _prove_useless(ctx, disk, name)
-        if name != fence:
-            await ctx.effects.perform(
-                "set_aside",
-                lambda: ctx.images.rename(name, fence, file),
-                intent=intent,
-            )
-            await _prove_useless(ctx, disk, fence)
-    elif not await ctx.read(lambda db: catalog.is_ours(db, disk.former.path)):
+    if name not in (None, fence):
+        raise CommandFailed(f"{disk.former.path} has its name back.")
+    if name is None and not await ctx.read(
+        lambda db: catalog.is_ours(db, disk.former.path)
+    ):
         return  # Removed and forgotten by this run before it was killed.
 
     async def unlink() -> Mapping[str, Any]:

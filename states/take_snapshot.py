@@ -15,6 +15,8 @@ from ..journal.model import CreationPlan
 from ..journal.runs import CreationRow, RunKey
 from .context import Move, Stuck
 from .new_overlays import Taken, remove_unused, stamped, which_went_on
+from .overlays_told import ask_owner, overlays_of, told_or_stuck
+from .owner import Owner, OwnerFailed, tell
 from .ports import Clock, Hypervisor, Images, LiveImage, Session
 
 T = TypeVar("T")
@@ -43,6 +45,7 @@ class CreationContext:
     hypervisor: Hypervisor
     images: Images
     clock: Clock
+    owner: Owner
     effects: Effects
     read: Callable[[Callable[[Database], Any]], Awaitable[Any]]
     resumed: bool
@@ -72,6 +75,8 @@ async def planned(ctx: CreationContext) -> Move:
     """Make the overlays. After a kill: remove them, the guest has not seen them."""
     if ctx.resumed:
         return await _undo(ctx, "interrupted before the switch")
+    if (because := await ask_owner(ctx.owner, ctx.plan.overlays)) is not None:
+        return await _undo(ctx, because)
 
     async def make() -> None:
         for overlay in ctx.plan.overlays:
@@ -94,21 +99,28 @@ async def overlays_made(ctx: CreationContext) -> Move:
     Safe to be killed in: QEMU switches all disks or none, and the overlays are
     durable before. What happened is found by the graph, or with QEMU gone by which
     images went on. A snapshot of the memory alone switches nothing.
+
+    Whoever owns the definition is told before: an empty overlay shows what the image
+    below it does, so that both names lead to the same data until QEMU has switched.
     """
     if not ctx.plan.overlays:
         return await _switched(ctx)
+    if not ctx.resumed and (because := await _not_told(ctx)) is not None:
+        return await _go_back(ctx, because)
     session = await ctx.connect()
     if session is None:
-        if ctx.plan.power == "off" and not ctx.resumed:
+        fresh = ctx.plan.power == "off" and not ctx.resumed
+        if fresh and not ctx.owner.is_there:
             return await _switched(ctx)
-        if await _went_on(ctx) is Taken.OVERLAYS:
+        went_on = await _went_on(ctx)
+        if went_on is Taken.OVERLAYS or (fresh and went_on is Taken.EITHER):
             return await _switched(ctx)
-        return await _undo(ctx, "the disks were not switched")
+        return await _go_back(ctx, "the disks were not switched")
     active = await _active_images(ctx, session)
     found = _where(active, ctx)
     if found is Disks.OLD:
         if ctx.resumed:
-            return await _undo(ctx, "interrupted before the switch")
+            return await _go_back(ctx, "interrupted before the switch")
         pairs = [(plan, active[plan.target]) for plan in ctx.plan.overlays]
         try:
             await ctx.effects.perform(
@@ -117,7 +129,7 @@ async def overlays_made(ctx: CreationContext) -> Move:
                 told=lambda _: {"disks": _overlays(ctx)},
             )
         except CommandFailed as error:
-            return await _undo(ctx, error.what)
+            return await _go_back(ctx, error.what)
         found = _where(await _active_images(ctx, session), ctx)
         if found is Disks.OLD:
             raise CommandFailed(
@@ -150,7 +162,7 @@ async def switched(ctx: CreationContext) -> Move:
             ):
                 raise _both(ctx)
         if old:
-            return await _undo(ctx, "the domain went on in its old images")
+            return await _go_back(ctx, "the domain went on in its old images")
 
     def record(db: Database) -> None:
         catalog.record_snapshot(db, ctx.plan, ctx.key.id, ctx.row.started)
@@ -170,8 +182,30 @@ def _overlays(ctx: CreationContext) -> dict[str, str]:
     return {overlay.target: overlay.overlay for overlay in ctx.plan.overlays}
 
 
+async def _not_told(ctx: CreationContext) -> str | None:
+    """Why the owner of the definition does not know of the overlays; None if it does.
+
+    It may have changed its definition nonetheless: `_undo` tells it to go back.
+    """
+    try:
+        await tell(ctx.owner, overlays_of(ctx.plan.overlays))
+    except OwnerFailed as error:
+        return error.because
+    return None
+
+
 async def _switched(ctx: CreationContext) -> Move:
-    """The edge to `switched`, with the stamps that the frozen images have now."""
+    """The edge to `switched`, with the stamps that the frozen images have now.
+
+    The guest may have come to its overlays by a definition that a dead engine has
+    only begun to tell, so that its owner is told again.
+    """
+    if ctx.plan.overlays:
+        await told_or_stuck(
+            ctx.owner,
+            ctx.plan.overlays,
+            "The disks are on their new overlays, which hold every write.",
+        )
     frozen = [path for plan in ctx.plan.overlays for path in plan.frozen.paths]
     await ctx.effects.perform(
         "sync_frozen",
@@ -193,6 +227,36 @@ async def _undo(ctx: CreationContext, because: str) -> Move:
         because += f" ({', '.join(left)} left alone: in use, or not empty)"
     detail = {"because": because, "left": left}
     return Move("undo", detail, lambda db: runs.put_reason(db, ctx.key, because))
+
+
+async def _go_back(ctx: CreationContext, because: str) -> Move:
+    """Undo, after the owner of the definition has gone back to the old images."""
+    await _tell_to_go_back(ctx)
+    return await _undo(ctx, because)
+
+
+async def _tell_to_go_back(ctx: CreationContext) -> None:
+    """Tell the owner of the old images, if it may have heard of the overlays.
+
+    Whoever booted from an overlay before it heard has data there: then the overlays
+    are taken (`CommandFailed`, and the state looks again). They are not removed while
+    a definition may name them (`Stuck`).
+    """
+    if not await ctx.read(lambda db: runs.announced(db, ctx.key.id, "tell_owner")):
+        return
+    await told_or_stuck(
+        ctx.owner,
+        (),
+        "The snapshot was not taken, and the domain is on its old images. The new"
+        " overlays are empty and were left, since the definition may name them.",
+    )
+    session = await ctx.connect()
+    if session is None:
+        taken = await _went_on(ctx) is Taken.OVERLAYS
+    else:
+        taken = _where(await _active_images(ctx, session), ctx) is not Disks.OLD
+    if taken:
+        raise CommandFailed("The domain was started from its new overlays meanwhile.")
 
 
 async def _close_unused(ctx: CreationContext) -> None:

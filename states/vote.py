@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlite_utils import Database
 
 from ..journal import runs
@@ -9,8 +11,10 @@ from ..journal.errors import OutcomeUnknown
 from .ballot import Stamps, TooMuch, flush_copied, take_votes, wait_for_room
 from .by_hand import completed_by_hand, with_votes
 from .commit_per_disk import have_converged
-from .context import Context, Move, Replan, Unit
+from .context import Abandon, Context, Move, Replan, Unit
 from .hold import announce_hold, release_votes
+from .owner import OwnerFailed, ask
+from .switched_disks import switched_disks
 
 
 async def vote(ctx: Context) -> Move:
@@ -29,6 +33,7 @@ async def vote(ctx: Context) -> Move:
     await completed_by_hand(ctx, session)
     if not await have_converged(session, with_votes(ctx, folds)):
         return Move("back_off", {"because": "a job is gone"}, diverge(ctx))
+    await _ask_owner(ctx)
     await flush_copied(ctx, session, folds)
     await wait_for_room(ctx, session, folds)
     await announce_hold(ctx, session, folds)
@@ -44,7 +49,30 @@ async def vote(ctx: Context) -> Move:
     except BaseException:
         await release_votes(ctx)
         raise
-    return Move("decide", {"disks": sorted(stamps)}, _decision(ctx, stamps))
+    detail = {"disks": sorted(stamps), **announced_call(ctx)}
+    return Move("decide", detail, _decision(ctx, stamps))
+
+
+async def _ask_owner(ctx: Context) -> None:
+    """Ask whoever owns the definition before anything is held, once per plan.
+
+    A disk that is on its base by somebody's hand leads forward, whatever the answer.
+    """
+    changes = switched_disks(ctx.plan)
+    if not changes or ctx.by_hand:
+        return
+    try:
+        await ask(ctx.owner, changes)
+    except OwnerFailed as error:
+        raise Abandon(error.because) from error
+
+
+def announced_call(ctx: Context) -> dict[str, Any]:
+    """What a decision says of the call that is made before the guest goes on."""
+    changes = switched_disks(ctx.plan)
+    if not changes or not ctx.owner.is_there:
+        return {}
+    return {"owner": ctx.owner.intent(ctx.owner.switch(changes))}
 
 
 def _decision(ctx: Context, stamps: Stamps) -> Unit:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ...journal.errors import Reason, Refused
+from ...journal.errors import Reason, Refused, UsageError
 from .. import records
 from . import boot, pictures, values
 from .commands import group
@@ -47,18 +47,27 @@ def add(
         Path | None,
         typer.Option(metavar="SOCKET", help="The QMP socket of the domain's QEMU."),
     ] = None,
+    hook: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="The executable that rewrites the domain's definition when its images"
+            " get other names; see `domain hook`.",
+        ),
+    ] = None,
 ) -> int:
     """Record a domain. The images below the given ones are found by their headers."""
     invocation: Invocation = ctx.obj
     wanted = [values.disk(text) for text in disk]
     socket = values.socket(monitor)
+    program = None if hook is None else values.path(hook)
 
     async def work(engine: Engine) -> int:
         from ...journal.model import Disk
 
         disks = [Disk(w.target, w.path, w.format or "qcow2") for w in wanted]
         try:
-            await engine.add_domain(name, disks, socket)
+            await engine.add_domain(name, disks, socket, hook=program)
         except Refused as error:
             raise _with_hints(error, wanted) from error
         return await _show(engine, invocation, name)
@@ -80,10 +89,11 @@ def list_domains(ctx: typer.Context) -> int:
         if not found:
             output.note("No domains; `backfold domain add` adds one.")
             return 0
-        rows = [["DOMAIN", "DISKS", "MONITOR"]]
+        rows = [["DOMAIN", "DISKS", "MONITOR", "HOOK"]]
         for domain in found:
             targets = " ".join(disk.target for disk in domain.disks)
-            rows.append([domain.name, targets, safe(domain.monitor or "-")])
+            places = [safe(path or "-") for path in (domain.monitor, domain.hook)]
+            rows.append([domain.name, targets, *places])
         output.lines(columns(rows))
         return 0
 
@@ -186,6 +196,39 @@ def detach(
     return invocation.run(work)
 
 
+@app.command()
+def hook(
+    ctx: typer.Context,
+    name: Name,
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="PATH", help="The executable."),
+    ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="The domain has no hook any more.")
+    ] = False,
+) -> int:
+    """Name the executable that rewrites a domain's definition.
+
+    It is called, and called again until it succeeds, whenever an image that the
+    domain boots from gets another name. It is not called now. It may be changed or
+    removed at any time, also while a deletion is open.
+    """
+    invocation: Invocation = ctx.obj
+    if (path is None) != remove:
+        raise UsageError(
+            "Name the new hook, or say --remove.",
+            remedy=f"`backfold domain show {name}` shows the present one.",
+        )
+    program = None if path is None else values.path(path)
+
+    async def work(engine: Engine) -> int:
+        await engine.set_hook(name, program)
+        return await _show(engine, invocation, name)
+
+    return invocation.run(work)
+
+
 async def _show(engine: Engine, invocation: Invocation, name: str) -> int:
     domain = await engine.catalog.domain(name)
     disks = await engine.disks(name)
@@ -210,6 +253,8 @@ def _lines(
     columns: int | None,
 ) -> list[str]:
     lines = [f"domain   {domain.name}", f"monitor  {domain.monitor or '-'}"]
+    if domain.hook is not None:
+        lines.append(f"hook     {domain.hook}")
     if opened is not None:
         lines.append(f"open     deletion {opened}; `backfold recover {opened}`")
     width = max(7, *(len(disk.target) for disk in disks))

@@ -108,6 +108,11 @@ def socket(value: Path | None) -> str | None:
     return path
 
 
+def path(value: Path) -> str:
+    """An absolute path that the journal can hold."""
+    return os.path.abspath(_encodable(str(value)))
+
+
 def rate(text: str | None) -> int | None:
     """Bytes per second: a number with K, M, G or T (powers of 1024)."""
     if text is None:

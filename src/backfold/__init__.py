@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     )
     from .journal.runs import TransitionRow
     from .states.outlook import Outlook
+    from .states.ports import HookCall
 
 __version__ = "0.1.0"
 
@@ -114,6 +115,7 @@ __all__ = [
     "FlushFailed",
     "FoldPlan",
     "FoldResult",
+    "HookCall",
     "Image",
     "Inspection",
     "Interrupted",
@@ -167,6 +169,7 @@ _MODULES = (
     ".engine.results",
     ".engine.story",
     ".states.outlook",
+    ".states.ports",
     ".engine.api",
 )
 

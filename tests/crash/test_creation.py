@@ -19,6 +19,7 @@ from backfold.journal.errors import BackfoldError
 from backfold.journal.model import CreationPlan
 from backfold.states.creation import CREATION
 from crash.test_kill import kill_at
+from real.owners import Launcher
 from real.scene import DOMAIN, At, NoGuard, Scene, play
 
 
@@ -78,6 +79,7 @@ OFF = [
     ".".join(point)
     for point in crash_points(CREATION)
     if point[1] not in ("switch", "undo", "remove_overlays")
+    and point[:2] != ("switched", "tell_owner")
 ]
 
 
@@ -91,6 +93,8 @@ def test_off_killed_at_every_moment(tmp_path: Path) -> None:
             async with Scene(folder, disks=2, power="off") as scene:
                 for disk in scene.first_disks:
                     _io(disk.source, "write -P 7 64k 64k")
+                owner = Launcher(folder)
+                await scene.engine.set_hook(DOMAIN, str(owner.hook))
                 await take_and_die(scene, point)
                 if scene.open_runs():
                     end = await recovered(scene)
@@ -108,6 +112,8 @@ def test_off_killed_at_every_moment(tmp_path: Path) -> None:
                     _io(found.source, "read -P 7 64k 64k")
                 chains = {path for disk in await scene.disks() for path in disk.chain}
                 assert {str(path) for path in scene.images()} == chains
+                never = not owner.disks and not taken
+                assert never or owner.agrees(await scene.disks()), point
 
     play(story())
 

@@ -31,7 +31,8 @@ from backfold.states.deletion import BALLOT, DELETION
 from backfold.states.machine import Moment
 from backfold.states.unrecorded import end_unrecorded
 from backfold.states.watch import Watch
-from real.scene import At, Scene, play
+from real.owners import Launcher
+from real.scene import DOMAIN, At, Scene, play
 from sampled import EVERY
 
 VICTIM = Path(__file__).with_name("held.py")
@@ -62,7 +63,7 @@ class Point:
     def stands(self) -> bool:
         """Whether the guest stands for certain when the engine dies here."""
         _, step, moment = self.place.split(".")
-        if step in ("decide", "finalize", "unfence", "decide_again"):
+        if step in ("decide", "finalize", "unfence", "call_hook", "decide_again"):
             return True
         if step == "release_guest":
             return moment == Moment.ANNOUNCED
@@ -77,7 +78,7 @@ def points() -> list[Point]:
     """Every point from the first row of a hold to the end of the release."""
     first = [f"vote.{step}.{m}" for step in HELD for m in MOMENTS]
     first += [f"vote.decide.{m}" for m in (Moment.ANNOUNCED, Moment.NOTED)]
-    ends = [f"pivot.finalize.{m}" for m in MOMENTS]
+    ends = [f"pivot.{step}.{m}" for step in ("finalize", "call_hook") for m in MOMENTS]
     ends += [f"pivot.release_guest.{m}" for m in MOMENTS[:2]]
     kept = [f"pivot.unfence.{m}" for m in MOMENTS]
     again = [f"pivot.{step}.{m}" for step in HELD for m in MOMENTS]
@@ -205,6 +206,8 @@ def test_the_guard_lets_the_guest_go_on(
         async with Scene(tmp_path, pause=CALM) as scene:
             await scene.take("s3")
             await scene.write()
+            if "call_hook" in point.place:
+                await scene.engine.set_hook(DOMAIN, str(Launcher(tmp_path).hook))
             with victim(scene, point) as engine:
                 stood = scene.run_state() != "running"
                 assert stood == point.stands

@@ -16,6 +16,7 @@ from backfold.engine.results import Reversion
 from backfold.engine.runner import crash_points
 from backfold.journal.errors import BackfoldError, Interrupted, Refused, RolledBack
 from backfold.states.reversion import REVERSION
+from real.owners import Launcher
 from real.scene import DOMAIN, At, NoGuard, Scene, play
 
 OLD, NEW, LATER = 7, 9, 11
@@ -76,8 +77,10 @@ async def nothing_is_left_over(scene: Scene) -> None:
     assert scene.open_runs() == []
 
 
-async def ready(scene: Scene) -> None:
+async def ready(scene: Scene, owner: Launcher | None = None) -> None:
     """Every disk with `OLD` in the snapshot s1 and `NEW` written since."""
+    if owner is not None:
+        await scene.engine.set_hook(DOMAIN, str(owner.hook))
     await write(scene, OLD)
     await scene.engine.create_snapshot(DOMAIN, "s1")
     await write(scene, NEW)
@@ -123,8 +126,10 @@ def test_killed_at_every_moment(tmp_path: Path) -> None:
 
     async def story() -> None:
         async with Scene(tmp_path, power="off", guard=NoGuard()) as scene:
-            await ready(scene)
+            owner = Launcher(tmp_path)
+            await ready(scene, owner)
             for point in FORWARD:
+                assert owner.agrees(await scene.disks()), point
                 await killed(scene, point)
                 done = (
                     "recorded" in point and point != "overlays_made.recorded.announced"
@@ -136,6 +141,7 @@ def test_killed_at_every_moment(tmp_path: Path) -> None:
                 assert await scene.disks() == told, point
                 await shows(scene, OLD if done else NEW)
                 await nothing_is_left_over(scene)
+                assert owner.agrees(await scene.disks()), point
                 _, last = max(scene.rows("reversions", "started, state"))
                 assert last == ("reverted" if done else "undone"), point
                 await write(scene, NEW)
@@ -149,7 +155,8 @@ def test_recovery_is_killed_at_every_moment(tmp_path: Path) -> None:
 
     async def story() -> None:
         async with Scene(tmp_path, disks=2, power="off", guard=NoGuard()) as scene:
-            await ready(scene)
+            owner = Launcher(tmp_path)
+            await ready(scene, owner)
             for state, entry in ENTRY.items():
                 await killed(scene, entry)
                 told = await scene.disks()
@@ -160,6 +167,7 @@ def test_recovery_is_killed_at_every_moment(tmp_path: Path) -> None:
                     assert await scene.disks() == told, point
                 await shows(scene, OLD if done else NEW)
                 await nothing_is_left_over(scene)
+                assert owner.agrees(await scene.disks())
 
     play(story())
 

@@ -22,7 +22,8 @@ NOW = "2025-01-01T00:00:00.000000+00:00"
 FILLED = f"""
 insert into images values ('/a', 'qcow2', null), ('/b', 'raw', null);
 insert into images values ('/a.s', 'qcow2', '0123456789ab');
-insert into domains values ('d', '/run/d.sock', '{NOW}'), ('e', null, '{NOW}');
+insert into domains values ('d', '/run/d.sock', '{NOW}', '/etc/d.hook');
+insert into domains values ('e', null, '{NOW}', null);
 insert into disks values ('d', 'vda', '/a.s', 0), ('d', 'vdb', '/b', 1);
 insert into snapshots values ('d', 's1', null, '{NOW}', 'valid', null, 0, null);
 insert into snapshots values ('d', 's2', 's1', '{NOW}', 'valid', null, 1, null);
@@ -161,8 +162,9 @@ REFUSED = {
     "a disk of no domain": "insert into disks values ('x', 'vda', '/b', 0)",
     "a disk without a name": "insert into disks values ('e', '', '/b', 0)",
     "two disks of one image": "update disks set source = '/b' where target = 'vda'",
-    "a domain without a name": f"insert into domains values ('', null, '{NOW}')",
+    "a domain without a name": f"insert into domains values ('', null, '{NOW}', null)",
     "a monitor of a relative path": "update domains set monitor = 'd.sock'",
+    "a hook of a relative path": "update domains set hook = 'd.hook'",
     "two current snapshots": "update snapshots set current = 1",
     "a snapshot that is half current": "update snapshots set current = 2",
     "a snapshot that is its own parent": "update snapshots set parent = name",

@@ -431,7 +431,7 @@ def test_a_unit_that_breaks_a_deferred_key_fails_alone(path: Path) -> None:
     """A constraint that SQLite checks at COMMIT is that unit's fault only."""
 
     def orphan(db: Database) -> None:
-        db.execute("insert into domains values ('d', null, 'now')")
+        db.execute("insert into domains values ('d', null, 'now', null)")
         db.execute(
             "insert into snapshots"
             " values ('d', 's', 'gone', 'now', 'valid', null, 0, null)"
