@@ -31,7 +31,7 @@ from ..states.options import Options
 from ..states.outlook import Outlook
 from ..states.ports import Clock, Guard, Hypervisor, Images, Probe
 from ..states.watch import Watch
-from . import adoption_run, begin, inspection_run, recovery, storyteller
+from . import adoption_run, begin, inspection_run, recovery
 from .boot_disks import boot_disks
 from .clock import SystemClock
 from .creation_run import valid_name
@@ -534,9 +534,16 @@ class Engine:
         """One deletion, by its id or an unambiguous prefix. Raises `UsageError`."""
         return await self._ask(lambda history: history.deletion(run))
 
-    async def deletions(self, *, only_open: bool = False) -> list[Deletion]:
-        """Deletions, the newest first."""
-        return await self._ask(lambda history: history.deletions(only_open=only_open))
+    async def deletions(
+        self, *, only_open: bool = False, limit: int | None = 50
+    ) -> list[Deletion]:
+        """Deletions, the newest first: ``limit`` of them, or all (None).
+
+        Open ones are never left out with ``only_open``.
+        """
+        return await self._ask(
+            lambda history: history.deletions(only_open=only_open, limit=limit)
+        )
 
     async def creations(self) -> list[Creation]:
         """Open creations of snapshots."""
@@ -569,8 +576,7 @@ class Engine:
 
     async def story(self, run: str) -> Story:
         """What happened in a run, for people: see `Story`. Raises `UsageError`."""
-        record = await self.find(run)
-        return storyteller.tell(await self.log(record.id), record)
+        return await self._ask(lambda history: history.story(run))
 
     async def report(self, run: str) -> str:
         """A deletion as one HTML page that needs nothing else; see docs/report.md.

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from ..journal.runs import TransitionRow
     from .events import Event
     from .results import Creation, Deletion, DomainDisk, Reversion, Run
+    from .story import Entry, Story
 
 
 def as_json(
-    value: Event | Run | Domain | Snapshot | BackfoldError | Reason,
+    value: Event | Run | Story | Domain | Snapshot | BackfoldError | Reason,
 ) -> dict[str, Any]:
     """A result, an event or an error as an object that `json.dumps` takes.
 
@@ -28,6 +29,7 @@ def as_json(
     """
     from ..journal.model import Domain, Snapshot
     from .results import Creation, Deletion, Reversion
+    from .story import Story
 
     match value:
         case Deletion():
@@ -36,6 +38,8 @@ def as_json(
             return creation(value)
         case Reversion():
             return reversion(value)
+        case Story():
+            return story(value)
         case Domain():
             return domain(value)
         case Snapshot():
@@ -350,6 +354,63 @@ def entry(row: TransitionRow, began: str) -> dict[str, Any]:
         "who": row.who,
         "generation": row.generation,
         "detail": dict(row.detail),
+    }
+
+
+def story(found: Story) -> dict[str, Any]:
+    """What happened in a run: chapters by state, entries by step."""
+    return {
+        "state": found.state,
+        "outcome": found.outcome,
+        "domain": found.domain,
+        "snapshot": found.snapshot,
+        "who": found.who,
+        "started": found.started,
+        "finished": found.finished,
+        "seconds": found.seconds,
+        "decided": found.decided,
+        "downtime_ms": found.downtime_ms,
+        "bytes": found.bytes,
+        "reason": found.reason,
+        "disks": [
+            {
+                "target": disk.target,
+                "strategy": disk.strategy,
+                "top": disk.top,
+                "base": disk.base,
+                "state": disk.state,
+                "planned": disk.planned_bytes,
+                "copied": disk.copied_bytes,
+                "seconds": disk.seconds,
+                "rate": disk.rate,
+            }
+            for disk in found.disks
+        ],
+        "chapters": [
+            {
+                "state": chapter.state,
+                "time": chapter.at,
+                "offset": chapter.since_seconds,
+                "seconds": chapter.took_seconds,
+                "who": chapter.who,
+                "entries": [_entry(entry) for entry in chapter.entries],
+            }
+            for chapter in found.chapters
+        ],
+    }
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "time": entry.at,
+        "offset": entry.since_seconds,
+        "seconds": entry.took_seconds,
+        "kind": entry.kind,
+        "name": entry.name,
+        "what": entry.what,
+        "disk": entry.disk,
+        "times": entry.times,
+        "facts": dict(entry.facts),
     }
 
 

@@ -13,12 +13,12 @@ from sqlite_utils import Database
 from ..journal import runs
 from ..journal.errors import AlreadyDecided, BackfoldError, Busy
 from ..journal.runs import DeletionRow
-from ..states import outlook as outlooks
 from ..states.deletion import UNDECIDED
 from ..states.outlook import Outlook
 from .creation_run import locked_by
 from .driver import Driver
 from .events import OnEvent
+from .history import History
 from .release import end_holds
 from .results import Creation, Deletion, Reversion, Run
 
@@ -143,24 +143,11 @@ async def outlook(driver: Driver, run: str | None, *, roll_back: bool) -> list[O
     """What recovery would do about one run, or every open one; only reads."""
 
     def look(db: Database) -> list[Outlook]:
-        found = []
-        for machine, each in _named(db, run):
-            history = list(runs.history(db, each))
-            if machine == "creation":
-                creation = runs.creation(db, each)
-                if creation.finished is None:
-                    found.append(outlooks.of_creation(creation, history))
-                continue
-            if machine == "reversion":
-                reversion = runs.reversion(db, each)
-                if reversion.finished is None:
-                    found.append(outlooks.of_reversion(reversion, history))
-                continue
-            row = runs.deletion(db, each)
-            if row.finished is None:
-                told = outlooks.of_deletion(row, history, roll_back=roll_back)
-                found.append(told)
-        return found
+        history = History(db)
+        found = [
+            history.outlook(each, roll_back=roll_back) for _, each in _named(db, run)
+        ]
+        return [outlook for outlook in found if outlook is not None]
 
     return await driver.store.read(look)
 

@@ -142,7 +142,7 @@ def _released(facts: Facts) -> str:
     if facts.get("sent") == "cont":
         taken.append("the guest goes on")
     taken = taken or ["nothing of it had happened"]
-    return f"Took the vote back: {_list(taken)}{_stood(facts)}."
+    return f"Took the vote back: {'; '.join(taken)}{_stood(facts)}."
 
 
 def _owner(facts: Facts) -> str:
@@ -242,7 +242,9 @@ def _proved(facts: Facts) -> str:
     by = (
         "the graph of QEMU" if facts["proof"] == "graph" else "the images, with no QEMU"
     )
-    return f"Proved by {by}: {_names(facts['disks'].values())} hold what is written."
+    return (
+        f"Proved by {by}: {_names(facts['disks'].values())} hold what the guest wrote."
+    )
 
 
 STEPS: Final[Mapping[str, Forms]] = {

@@ -13,14 +13,11 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Final
 
 from .errors import Busy, UsageError
+from .holders import LOCK_DIRECTORY as LOCK_DIRECTORY
+from .holders import holder
 from .model import FileId
-
-LOCK_DIRECTORY: Final = Path("/run/lock/backfold")
-#: How much of a holder's command line is shown, in characters.
-COMMAND_SHOWN: Final = 120
 
 
 class Locks:
@@ -85,10 +82,11 @@ class Locks:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(os.fstat(handle))
+            found = holder(os.fstat(handle))
             os.close(handle)
+            who = "" if found is None else f" (pid {found.pid}: {found.command})"
             raise Busy(
-                f"Another Backfold process{holder} is working on this domain or its"
+                f"Another Backfold process{who} is working on this domain or its"
                 " images.",
                 remedy="Wait until it ends (`backfold status` shows it), or cancel it.",
             ) from None
@@ -98,26 +96,6 @@ class Locks:
 def lock_file(image: FileId, directory: Path = LOCK_DIRECTORY) -> Path:
     """The file whose lock is that of an image."""
     return directory / f"{image.device}-{image.inode}"
-
-
-def _holder(lock: os.stat_result) -> str:
-    """Who has a lock file, in words; empty when the kernel does not tell us.
-
-    Only for the message: between the look and its use that process may have ended.
-    """
-    device = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}"
-    try:
-        for line in Path("/proc/locks").read_text().splitlines():
-            # 1: FLOCK  ADVISORY  WRITE 4711 00:18:1234 0 EOF
-            fields = line.split()
-            if fields[1:2] == ["FLOCK"] and fields[5:6] == [f"{device}:{lock.st_ino}"]:
-                pid = int(fields[4])
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                words = command.decode(errors="backslashreplace").split("\0")
-                return f" (pid {pid}: {' '.join(words).strip()[:COMMAND_SHOWN]})"
-    except (OSError, ValueError, IndexError):
-        pass
-    return ""
 
 
 def _shared_directory(path: Path) -> Path:

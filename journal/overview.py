@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os.path
 from typing import Final, NamedTuple
 
 from .rows import Rows
 
-#: How many finished deletions are listed.
-RECENT: Final = 50
+#: How many finished deletions are listed, unless all are asked for.
+RECENT: Final = 10
 
 
 class RunLine(NamedTuple):
@@ -30,8 +31,11 @@ class RunLine(NamedTuple):
 _COLUMNS: Final = "machine, id, domain, snapshot, state, reason, started, finished"
 
 
-def overview(rows: Rows) -> list[RunLine]:
-    """Open runs of every kind, then the newest of the finished deletions."""
+def overview(rows: Rows, recent: int | None = RECENT) -> list[RunLine]:
+    """Open runs of every kind, then the newest of the finished deletions.
+
+    ``recent`` is how many of these; None for all.
+    """
     found = rows.execute(
         f"select {_COLUMNS}, null from creations where finished is null"
         f" union all select {_COLUMNS}, null from reversions where finished is null"
@@ -41,6 +45,20 @@ def overview(rows: Rows) -> list[RunLine]:
     found += rows.execute(
         f"select {_COLUMNS}, downtime_ms from deletions where finished is not null"
         " order by started desc limit ?",
-        (RECENT,),
+        (-1 if recent is None else recent,),
     ).fetchall()
     return [RunLine(*row) for row in found]
+
+
+def images_of(rows: Rows, run: RunLine) -> list[str]:
+    """Where the active images of an open run's domain are, fenced ones too.
+
+    Whoever works on the run has locked one of them, if it is a file.
+    """
+    sources = rows.execute(
+        "select source from disks where domain = ?", (run.domain,)
+    ).fetchall()
+    found = []
+    for (source,) in sources:
+        found += [source, f"{os.path.realpath(source)}.backfold-{run.id}"]
+    return found

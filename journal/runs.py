@@ -450,12 +450,14 @@ def _planned(
     raise KeyError(run)
 
 
-def list_deletions(db: Rows, *, only_open: bool, limit: int = 50) -> list[DeletionRow]:
-    """Deletions, the newest first; open ones are never cut at ``limit``."""
+def list_deletions(
+    db: Rows, *, only_open: bool, limit: int | None = 50
+) -> list[DeletionRow]:
+    """Deletions, the newest first; all of them when only open ones are asked for."""
     where = "where finished is null" if only_open else ""
     rows = db.query(
         f"select * from deletions {where} order by started desc limit ?",
-        (-1 if only_open else limit,),
+        (-1 if only_open or limit is None else limit,),
     )
     return [_deletion_row(db, row) for row in rows]
 

@@ -47,7 +47,7 @@ COMMANDS: Final = {
     "status": _Entry(
         "history", "status", "Show open and recent deletions, or one of them in detail."
     ),
-    "log": _Entry("history", "log", "Show the time line of a run from the journal."),
+    "log": _Entry("history", "log", "Tell what happened in a run, from the journal."),
     "report": _Entry(
         "reports",
         "report",

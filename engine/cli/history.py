@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import records
 from .arguments import RunId
 from .invocation import Invocation
-from .text import columns, duration, instant, safe, size
+from .text import columns, safe
 
 if TYPE_CHECKING:
-    from ...journal.overview import RunLine
     from ...journal.rows import Rows
     from ...journal.runs import TransitionRow
-    from ..results import Creation, Deletion, Reversion, Run
-
-    _Seen = tuple[list[Deletion], list[Creation | Reversion], list[TransitionRow]]
+    from ...states.outlook import Outlook
+    from ..results import Run
+    from ..story import Story
+    from .standing import Standing
 
 
 def status(
@@ -33,131 +31,127 @@ def status(
             " ones are listed.",
         ),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List all deletions, not only recent ones.")
+    ] = False,
 ) -> int:
-    """Show open and recent deletions, or one of them in detail."""
-    invocation: Invocation = ctx.obj
+    """Show open and recent deletions, or one of them in detail.
 
-    from ...journal.overview import overview
+    Open ones come first, with what to do about each, and who is working on it.
+    """
+    invocation: Invocation = ctx.obj
+    from ...journal.overview import RECENT
+    from . import standing
 
     output = invocation.output
-    if deletion is None and not output.as_json:
-        listed = invocation.ask(overview)
-        if listed:
-            output.lines(columns(_table(listed)))
-        else:
-            output.note("No deletion has been asked for yet.")
-        return 0
-    found, others, rows = invocation.ask(lambda rows: _look(rows, deletion))
+    recent = None if everything else RECENT
     if output.as_json:
-        output.json(_as_json(found, others))
+        output.json(invocation.ask(lambda rows: _as_json(rows, deletion, recent)))
+    elif deletion is not None:
+        story, outlook, seen = invocation.ask(lambda rows: _look_at(rows, deletion))
+        worker = seen.workers.get(story.run)
+        for line, style in standing.details(story, outlook, worker, output.width):
+            output.line(line, style)
     else:
-        output.lines(_details(found[0], rows))
+        found = invocation.ask(lambda rows: standing.look(rows, recent))
+        if not found.runs:
+            output.note("No deletion has been asked for yet.")
+            return 0
+        for line, style in standing.table(found, output.width):
+            output.line(line, style)
     return 0
 
 
-def log(ctx: typer.Context, deletion: RunId) -> int:
-    """Show the time line of a run from the journal."""
-    invocation: Invocation = ctx.obj
+def log(
+    ctx: typer.Context,
+    deletion: RunId,
+    steps: Annotated[
+        bool,
+        typer.Option("--steps", help="Every row of the journal, as it was written."),
+    ] = False,
+) -> int:
+    """Tell what happened in a run, from the journal.
 
-    def look(rows: Rows) -> tuple[Run, list[TransitionRow]]:
+    Each state with the time that it took, each step with its length and what QEMU
+    answered, the decision, who took it over, alarms, and the reason of its end. Also
+    for the taking of snapshots and for reverts.
+    """
+    invocation: Invocation = ctx.obj
+    output = invocation.output
+
+    def look(rows: Rows) -> tuple[Story, list[TransitionRow]]:
         from ..history import History
 
         history = History(rows)
-        return history.find(deletion), history.log(deletion)
+        return history.story(deletion), history.log(deletion)
 
-    found, rows = invocation.ask(look)
-    if invocation.as_json:
-        machine = type(found).__name__.lower()
+    story, rows = invocation.ask(look)
+    if output.as_json:
+        from .. import records
+
         entries = [records.entry(row, rows[0].at) for row in rows]
-        invocation.output.json({"machine": machine, "run": found.id, "log": entries})
+        run = {"machine": story.machine, "run": story.run}
+        output.json({**run, "log": entries, "story": records.story(story)})
+    elif steps:
+        output.lines(columns(_rows(rows)))
     else:
-        invocation.output.lines(columns(_time_line(rows)))
+        from . import stories
+
+        for line, style in stories.header(story):
+            output.line(line, style)
+        for line, style in stories.time_line(story, output.width):
+            output.line(line, style)
     return 0
 
 
-def _look(rows: Rows, deletion: str | None) -> _Seen:
-    """One deletion with its log, or all deletions and what else is open."""
+def _look_at(rows: Rows, run: str) -> tuple[Story, Outlook | None, Standing]:
+    """One run, of whatever kind. Raises `UsageError`."""
     from ..history import History
+    from . import standing
 
     history = History(rows)
-    if deletion is not None:
-        one = history.deletion(deletion)
-        return [one], [], history.log(one.id)
-    # What somebody has to care for comes first.
-    found = sorted(history.deletions(), key=lambda run: not run.is_open)
-    return found, [*history.creations(), *history.reversions()], []
+    story = history.story(run)
+    line = standing.line_of(story)
+    seen = standing.Standing((line,), standing.workers(rows, [line]))
+    return story, history.outlook(story.run), seen
 
 
-def _as_json(
-    found: list[Deletion], others: list[Creation | Reversion]
-) -> dict[str, Any]:
-    from ..results import Creation, Reversion
+def _as_json(rows: Rows, run: str | None, recent: int | None) -> dict[str, Any]:
+    """The runs by their kind, whole, and what to do about the open ones."""
+    from .. import records
+    from ..history import History
+    from ..results import Creation, Deletion, Reversion
+    from . import standing
 
+    history = History(rows)
+    if run is None:
+        seen = standing.look(rows, recent)
+    else:
+        seen = _look_at(rows, run)[2]
+    found: list[Run] = [history.find(line.id) for line in seen.runs]
     return {
-        "deletions": [{**records.deletion(run), "open": run.is_open} for run in found],
+        "deletions": [
+            {**records.deletion(one), "open": one.is_open}
+            for one in found
+            if isinstance(one, Deletion)
+        ],
         "creations": [
-            records.creation(run) for run in others if isinstance(run, Creation)
+            records.creation(one) for one in found if isinstance(one, Creation)
         ],
         "reversions": [
-            records.reversion(run) for run in others if isinstance(run, Reversion)
+            records.reversion(one) for one in found if isinstance(one, Reversion)
         ],
+        "open": [
+            standing.as_json(line, seen.workers[line.id]) for line in seen.open_runs
+        ],
+        "more": seen.more,
     }
 
 
-def _table(listed: Sequence[RunLine]) -> list[list[str]]:
-    rows = [["RUN", "DOMAIN", "SNAPSHOT", "STATE", "STARTED", "TOOK", "REASON"]]
-    for run in listed:
-        rows.append(
-            [
-                run.id,
-                run.domain,
-                run.snapshot,
-                run.state if run.finished else f"{run.state} (open)",
-                instant(run.started),
-                _took(run.started, run.finished),
-                safe(run.reason or "-"),
-            ]
-        )
-    return rows
-
-
-def _took(started: str, finished: str | None) -> str:
-    if finished is None:
-        return "-"
-    length = datetime.fromisoformat(finished) - datetime.fromisoformat(started)
-    return duration(length.total_seconds())
-
-
-def _details(run: Deletion, rows: Sequence[TransitionRow]) -> list[str]:
-    state = f"{run.state} (open)" if run.is_open else run.state
-    lines = [
-        f"deletion  {run.id} of snapshot {run.snapshot} of {run.domain}",
-        f"state     {state}",
-    ]
-    if run.reason:
-        lines.append(f"reason    {run.reason}")
-    lines.append(f"started   {instant(run.started)}")
-    if run.finished is not None and run.seconds is not None:
-        took = duration(run.seconds)
-        lines.append(f"finished  {instant(run.finished)}, after {took}")
-    elif rows:
-        last = rows[-1]
-        lines.append(f"last row  {last.trigger} by {last.who}, {instant(last.at)}")
-        lines.append(f"next      `backfold recover {run.id}`, unless somebody is at it")
-    if run.downtime_ms is not None:
-        lines.append(f"downtime  {run.downtime_ms:.0f} ms")
-    for disk in run.disks:
-        what = f"{disk.strategy}, {disk.state}, {size(disk.bytes)} planned"
-        lines += [
-            f"{disk.target}: {what}",
-            f"  top   {disk.top}",
-            f"  base  {disk.base}",
-        ]
-    return lines
-
-
-def _time_line(rows: Sequence[TransitionRow]) -> list[list[str]]:
+def _rows(rows: Sequence[TransitionRow]) -> list[list[str]]:
     lines = [["TIME", "SINCE", "WHAT", "KIND", "WHO", "DETAIL"]]
+    from datetime import datetime
+
     began = datetime.fromisoformat(rows[0].at)
     for row in rows:
         at = datetime.fromisoformat(row.at)

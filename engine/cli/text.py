@@ -39,6 +39,25 @@ def instant(iso: str) -> str:
         return safe(iso)
 
 
+def wrapped(prefix: str, text: str, width: int | None) -> list[str]:
+    """Text after a prefix, in lines of ``width`` columns; all of it in one for None.
+
+    Names and paths are never broken: a line with a long one is longer.
+    """
+    room = None if width is None else width - len(prefix)
+    if room is None or room < 20:
+        return [prefix + safe(text)]
+    import textwrap
+
+    lines = textwrap.wrap(
+        safe(text), room, break_long_words=False, break_on_hyphens=False
+    )
+    hanging = " " * len(prefix)
+    return [
+        (hanging if number else prefix) + line for number, line in enumerate(lines)
+    ] or [prefix.rstrip()]
+
+
 def columns(rows: list[list[str]], gap: str = "  ") -> list[str]:
     """Rows of safe text as aligned lines; the last column is never padded."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

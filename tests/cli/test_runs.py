@@ -92,9 +92,10 @@ def test_a_domain_that_is_off(slow: Cli, inside: Inside) -> None:
     assert "Deleted snapshot s1 of web" in done.stdout
     assert "completed" in inside("status").out
     assert "retired" in inside("status", run[:5]).out
-    log = inside("log", run).out
-    assert "vote → pivot" in log
-    assert "vdb: copying → converged" in log
+    steps = inside("log", run, "--steps").out
+    assert "vote → pivot" in steps
+    assert "vdb: copying → converged" in steps
+    assert "* Decided for vda, vdb: only forward from here." in inside("log", run).out
     assert inside("recover").out == "Nothing is interrupted.\n"
     assert "has no snapshots" in inside("snapshot", "list", "web").err
 
