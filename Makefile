@@ -26,8 +26,8 @@ docs-stamp := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
 .PHONY: help crash soak setup demo test every-case guard lint diagrams simulate replay clean \
-    docs docs-serve trees mutations powercut startup debian-venv debian-qemu debian-test \
-    debian-diagrams
+    docs docs-serve screenshot trees mutations powercut startup debian-venv debian-qemu \
+    debian-test debian-diagrams
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -85,6 +85,9 @@ diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams and the pages ma
 	$(bin)/python -m backfold.engine.event_docs docs/reference/events.md
 	$(bin)/python -m backfold.engine.journal_docs docs/reference/journal.md
 	$(bin)/python tools/errors_page.py
+
+screenshot: $(stamp) debian-test ## take the pictures of docs/report.md anew, from a real run
+	PYTHONPATH=tests $(bin)/python -m browser.screenshot docs/assets
 
 docs: $(docs-stamp) ## build the site of docs/ into build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict

@@ -79,9 +79,13 @@ class DotGraph(diagrams_graphviz.Graph):
         return r"\n".join([label, *map(_dot, self.machine.told_of_state(state))])
 
     def _transition_label(self, tran: dict[str, str]) -> str:
+        label = super()._transition_label(tran)
+        told = [_dot(line) for line in self.machine.told_of_edge(tran)]
         # The space keeps the text off its line.
-        label = f" {super()._transition_label(tran)}"
-        return r"\n ".join([label, *map(_dot, self.machine.told_of_edge(tran))])
+        if not told:
+            return f" {label}"
+        # Several lines are set to the left, where browsers drop a common space.
+        return "".join(f"\N{NO-BREAK SPACE}{line}\\l" for line in (label, *told))
 
 
 class Diagram(GraphMachine):

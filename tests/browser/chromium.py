@@ -75,9 +75,9 @@ class Browser:
             if message["method"] == "Network.requestWillBeSent"
         ]
 
-    def picture(self, path: Path, width: int, height: int, scale: float = 1) -> None:
-        """Write the top of the page as a PNG."""
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": scale}
+    def picture(self, path: Path, top: int, width: int, height: int) -> None:
+        """Write a part of the page as a PNG; all in CSS pixels."""
+        clip = {"x": 0, "y": top, "width": width, "height": height, "scale": 1}
         shot = self.command(
             "Page.captureScreenshot", captureBeyondViewport=True, clip=clip
         )

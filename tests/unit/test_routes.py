@@ -174,7 +174,7 @@ def test_a_picture_numbers_what_was_done_and_says_how_long(
         "back_off{}4 at +5.1 s",
         "proceed{}3 at +4.6 s and 5 at +8.1 s",
     ):
-        assert words.format("<br/>" if format == "mermaid" else r"\n ") in text
+        assert words.format("<br/>" if format == "mermaid" else "\\l\xa0") in text
     assert r"vote\n2 times, 1.5 s" in text
     assert r"completed\nafter 12.1 s" in text
     assert "still in it" not in text
@@ -231,8 +231,10 @@ def test_folds_are_told_apart_by_disk_and_many_are_counted(
     routes = of_folds(FOLD, many, {})
     text = diagram.render("fold", "dot", travelled=Travelled("fold", routes, "x"))
 
-    assert r"retire\n vda 7 at +11.6 s\n vdb 7 at +11.6 s\n vdc 7 at" in text
-    assert r"\n and 3 more" in text
+    assert r"retire\l vda 7 at +11.6 s\l vdb 7 at +11.6 s\l vdc 7 at" in text.replace(
+        "\xa0", " "
+    )
+    assert "\\l\xa0and 3 more\\l" in text
     assert "vdf" not in text
 
 
@@ -244,7 +246,7 @@ def test_what_happened_often_is_told_in_short(found: dict[str, History]) -> None
     made = Travelled("deletion", (route,), "")
     text = diagram.render("deletion", "dot", travelled=made)
 
-    assert r"back_off\n 100 times, 4 to 202, +4.1 s to +4.1 s" in text
+    assert "back_off\\l\xa0100 times, 4 to 202, +4.1 s to +4.1 s" in text
 
 
 HOSTILE = 'vd"a\\n<b>\u202e;:#\x1b]%'
