@@ -108,6 +108,19 @@ class History:
             )
         return key
 
+    def deletion_of_two_passes(
+        self, folds: Mapping[str, tuple[str, int]], *, domain: str
+    ) -> RunKey:
+        """A deletion that copied in its first pass, and had nothing to copy after."""
+        key = self.deletion(MIDDLE, domain=domain, folds=folds, seconds=0.1)
+        runs.put_folds(self.db, key, list(folds), "planned")
+        runs.end_pass(self.db, key)
+        runs.update_deletion(self.db, key, plan=_plan(domain, "s1", {}).to_json())
+        for source, trigger, dest in COMPLETED[2:]:
+            final = dest == "completed"
+            runs.move(self.db, key, source, trigger, dest, self.author, {}, final=final)
+        return key
+
 
 def _plan(domain: str, snapshot: str, folds: Mapping[str, tuple[str, int]]) -> Plan:
     return Plan(

@@ -118,24 +118,13 @@ def test_deletions_are_counted_by_outcome_and_strategy(db: Database) -> None:
 
 
 def test_what_earlier_passes_did_counts_too(db: Database) -> None:
-    """A pass leaves the plan for the next one, which may have nothing to copy."""
-    history = History(db)
-    key = history.deletion(MIDDLE, folds={"vda": ("commit", 100), "vdb": ("stream", 7)})
-    for target in ("vda", "vdb"):
-        db.execute(
-            "insert into folds (deletion, target, state) values (?, ?, 'planned')",
-            (key.id, target),
-        )
-    runs.end_pass(db, key)
-    edges = [
-        ("commit_per_disk", "abandon", "roll_back"),
-        ("roll_back", "proceed", "rolled_back"),
-    ]
-    for source, trigger, dest in edges:
-        final = dest == "rolled_back"
-        runs.move(db, key, source, trigger, dest, history.author, {}, final=final)
+    """The plan that is left is that of the last pass, which may copy nothing."""
+    folds = {"vda": ("commit", 100), "vdb": ("stream", 7)}
+    History(db).deletion_of_two_passes(folds, domain="web")
+    found = tally(db)
 
-    assert tally(db).ended == {("deletion", "rolled_back", "mixed"): 1}
+    assert found.ended == {("deletion", "completed", "mixed"): 1}
+    assert found.copied == {"commit": 100, "stream": 7}
 
 
 def test_creations_are_counted_by_outcome(db: Database) -> None:
