@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +38,8 @@ from .creation_run import valid_name
 from .disks import attach, detach
 from .driver import Driver, World
 from .event_stream import EventStream
-from .events import OnEvent
+from .events import Event, OnEvent
+from .following import Following
 from .guard import GuardProcess
 from .helper import QemuHypervisor
 from .history import History
@@ -533,6 +534,18 @@ class Engine:
     async def deletion(self, run: str) -> Deletion:
         """One deletion, by its id or an unambiguous prefix. Raises `UsageError`."""
         return await self._ask(lambda history: history.deletion(run))
+
+    async def follow(self, run: str | None = None) -> AsyncIterator[Event]:
+        """Events of a deletion that anybody on this host works on, from now on.
+
+        Without a run, of all that are open or are begun meanwhile. The present state
+        comes first. It reads the journal and what is told beside it: no lock is taken,
+        nothing is written. Ends when each is finished, or nobody has worked on it for
+        some seconds: then `recover` is what helps.
+        """
+        found = None if run is None else await recovery.deletion_id(self._driver, run)
+        async for event in Following(self._driver, found).events():
+            yield event
 
     async def deletions(
         self, *, only_open: bool = False, limit: int | None = 50

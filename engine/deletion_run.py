@@ -47,6 +47,7 @@ from ..states.stop import stop
 from ..states.update_metadata import update_metadata
 from ..states.validate import validate
 from ..states.vote import annulment, diverge, vote
+from .beacon import Beacon
 from .events import DowntimeEvent, ProgressEvent
 from .runner import Runner
 
@@ -126,6 +127,8 @@ class DeletionRun(Runner):
     ctx: Context
     #: Why the run was refused, if it was.
     refusal: Refused | None = None
+    #: Tells others on this host how far the disks are, while somebody drives this.
+    beacon: Beacon | None = None
     _reported: frozenset[tuple[str, int, int]] = frozenset()
 
     @property
@@ -213,6 +216,8 @@ class DeletionRun(Runner):
         if seen not in self._reported:
             others = {old for old in self._reported if old[0] != fold.target}
             self._reported = frozenset(others | {seen})
+            if self.beacon is not None:
+                self.beacon.tell(*seen)
             now = self.clock.now()
             self.tell(ProgressEvent(self.key.id, *seen, *self.subject, now))
 

@@ -26,6 +26,7 @@ from ..states.owner import Owner
 from ..states.ports import Clock, DefinitionHook, Guard, Hypervisor, Images, Probe
 from ..states.revert import ReversionContext
 from ..states.take_snapshot import CreationContext
+from .beacon import Beacon
 from .creation_run import CreationRun
 from .definitions import CatalogDefinitions
 from .deletion_run import DeletionRun
@@ -209,7 +210,8 @@ class Driver:
         leaving = asyncio.Event()
         runner.ctx.interrupted = lambda: leaving.is_set() or enough()
         try:
-            await _to_the_end(work(), leaving.set)
+            with Beacon(self.world.lock_directory, runner.key.id) as runner.beacon:
+                await _to_the_end(work(), leaving.set)
         except LeaveOpen:
             stopped = "It was interrupted, and left at a safe point."
             safe = "The guest runs as before; nothing is lost."
