@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...journal.errors import BackfoldError, Interrupted
+from ...journal.errors import AlreadyDecided, BackfoldError, Interrupted
 from . import failures, selecting, values
+from .asking import asking
 from .invocation import Invocation
 from .lookups import open_deletion
 from .plans import DomainName, IgnoreLibvirt, Secret, SnapshotName, describe, make_plan
-from .progress import listening
+from .progress import Listener, listening
 from .verdicts import Verdict, tell
 
 if TYPE_CHECKING:
@@ -72,8 +73,7 @@ def delete(
     if not yes:
         invocation.require_terminal()
         plan, removed = make_plan(invocation, domain, snapshot, selection)
-        invocation.output.lines(describe(plan, removed))
-        invocation.output.line()
+        invocation.show(describe(plan, removed))
         names = ", ".join(plan.snapshots)
         which = "snapshot" if len(plan.snapshots) == 1 else "snapshots"
         if not invocation.confirm(f"Delete {which} {names} of {domain}?"):
@@ -82,32 +82,56 @@ def delete(
     async def work(engine: Engine) -> Verdict:
         import asyncio
 
-        with listening(invocation) as listener:
+        with listening(invocation) as listener, asking(invocation, listener) as asked:
             try:
                 done = await engine.delete(
                     domain, snapshot, on_event=listener, **options, **selection
                 )
                 return Verdict(0, done)
             except BackfoldError as error:
+                if asked.given_up is not None and isinstance(error, Interrupted):
+                    return await given_up(engine, asked.given_up, listener)
                 refused = getattr(error, "deletion", None)
                 run = refused if isinstance(refused, str) else listener.run
                 row = None if run is None else await engine.deletion(run)
                 return Verdict.of_error(error, row, domain, snapshot)
             except asyncio.CancelledError:
-                return await _after_signal(engine, domain, snapshot)
+                return await _after_signal(engine, domain, snapshot, listener.run)
             except Exception as error:
                 return await after_bug(invocation, engine, error, listener.run)
 
     return tell(invocation.run(work), invocation)
 
 
-async def _after_signal(engine: Engine, domain: str, snapshot: str) -> Verdict:
+async def given_up(engine: Engine, run: str, listener: Listener) -> Verdict:
+    """Roll an open deletion back, because somebody chose that at the terminal.
+
+    If it was decided in the meantime there is only forward.
+    """
+    try:
+        return Verdict(0, await engine.roll_back(run, on_event=listener))
+    except AlreadyDecided:
+        listener.note("backfold: it was decided before that; it is finished instead.")
+    except BackfoldError as error:
+        return Verdict.of_error(error, await engine.deletion(run))
+    try:
+        return Verdict(0, await engine.resume(run, on_event=listener))
+    except BackfoldError as error:
+        return Verdict.of_error(error, await engine.deletion(run))
+
+
+async def _after_signal(
+    engine: Engine, domain: str, snapshot: str, run: str | None
+) -> Verdict:
     """What a signal left behind that came before the run could answer to it."""
-    run = await open_deletion(engine, domain)
+    run = run or await open_deletion(engine, domain)
     if run is None:
         error = failures.Stopped("Interrupted before anything was begun.")
         return Verdict(error.exit_status, None, error, domain, snapshot)
-    return Verdict.of_error(left_open(await engine.deletion(run)))
+    found = await engine.deletion(run)
+    if found.state == "completed":
+        return Verdict(0, found)
+    return Verdict.of_error(left_open(found))
 
 
 def left_open(run: Deletion) -> Interrupted:

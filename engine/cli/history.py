@@ -34,12 +34,25 @@ def status(
     everything: Annotated[
         bool, typer.Option("--all", help="List all deletions, not only recent ones.")
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Follow it, or all open ones, until they end, whoever works on them."
+            " The exit status is that of the worst end; Ctrl-C ends only the watching.",
+        ),
+    ] = False,
 ) -> int:
     """Show open and recent deletions, or one of them in detail.
 
     Open ones come first, with what to do about each, and who is working on it.
     """
     invocation: Invocation = ctx.obj
+    invocation.streams = watch
+    if watch:
+        from .watching import watch as follow
+
+        return invocation.run(lambda engine: follow(engine, invocation, deletion))
     from ...journal.overview import RECENT
     from . import standing
 

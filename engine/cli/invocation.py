@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,12 @@ class Invocation:
     stopping: bool = False
     #: Whether the work is over and only the journal is left to close.
     done: bool = False
+    #: Meets a Ctrl-C while a run goes on; False when it wants nothing to do with it.
+    on_interrupt: Callable[[], bool] | None = None
+    #: Says a line while a run goes on, without making the event loop wait.
+    voice: Callable[[str], None] | None = None
     output: Output = field(init=False)
+    _task: Task[Any] | None = None
 
     def __post_init__(self) -> None:
         """Make the output."""
@@ -61,16 +66,15 @@ class Invocation:
         """Open the engine, do the work, close it.
 
         The first SIGINT, SIGTERM or SIGHUP cancels the work, which then ends at a
-        safe point; work that does not say itself what that means ends in `Stopped`.
+        safe point (a SIGINT only if `on_interrupt` does not meet it); work that does
+        not say itself what that means ends in `Stopped`.
         Only a command that ``creates_journal`` makes a missing one. One that
         ``copies_journal`` works on a private copy: the journal is not written, not
         even to bring it to this version.
         """
         import asyncio
 
-        from .logs import configure
-
-        configure(verbose=self.verbose, as_json=self.as_json)
+        from .logs import configured
 
         async def whole() -> T:
             self._listen_to_signals()
@@ -83,7 +87,8 @@ class Invocation:
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         self.done = False
         try:
-            return asyncio.run(whole())
+            with configured(verbose=self.verbose, as_json=self.as_json):
+                return asyncio.run(whole())
         except asyncio.CancelledError:
             raise failures.stopped() from None
         finally:
@@ -109,32 +114,39 @@ class Invocation:
         path = self._path()
         return None if is_missing(path) else path
 
-    def stop(self, task: Task[Any]) -> None:
-        """A signal came: cancel the work once, then only say what is going on."""
-        if self.done:
-            return
+    def stop(self, what: str = "stopping at the next safe point ...") -> None:
+        """Cancel the work, once; after that only say what is going on."""
         if self.stopping:
-            self._say(
+            self.say(
                 "still on the way to a safe point. Nothing is lost if you"
                 f" `kill -9 {os.getpid()}`; `backfold recover` goes on from there."
             )
             return
         self.stopping = True
-        self._say("stopping at the next safe point ...")
-        task.cancel()
+        self.say(what)
+        if self._task is not None:
+            self._task.cancel()
 
     def confirm(self, question: str) -> bool:
         """Ask on the terminal. Anything but yes means no."""
         self.output.errors.write(f"{question} [y/N] ")
         try:
-            return sys.stdin.readline().strip().lower() in ("y", "yes")
+            answer = sys.stdin.readline()
         except KeyboardInterrupt:
+            answer = ""
+        if not answer.endswith("\n"):
             self.output.note("")
-            return False
+        return answer.strip().lower() in ("y", "yes")
+
+    def show(self, lines: Iterable[str]) -> None:
+        """Show what a question is about, wherever standard output goes."""
+        is_seen = self.output.stdout.isatty()
+        for line in (*lines, ""):
+            (self.output.line if is_seen else self.output.note)(line)
 
     def require_terminal(self) -> None:
         """Raise `UsageError` when there is nobody to ask."""
-        if not sys.stdin.isatty():
+        if not (sys.stdin.isatty() and self.output.errors.isatty()):
             raise UsageError(
                 "There is no terminal to ask on whether you are sure.",
                 remedy="Add --yes if you are.",
@@ -151,22 +163,31 @@ class Invocation:
     def _listen_to_signals(self) -> None:
         import asyncio
 
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
+        loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
         for number in _SIGNALS:
             # Under nohup a hang-up is of no concern, nor Ctrl-C to a background job.
             if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
-                loop.add_signal_handler(number, self.stop, task)
+                loop.add_signal_handler(number, self._signalled, number)
 
     def _path(self) -> Path:
         return self.journal or default_journal()
 
     def _say_missing(self) -> None:
-        self._say(f"there is no journal {self._path()} yet.")
+        self.say(f"there is no journal {self._path()} yet.")
 
-    def _say(self, text: str) -> None:
+    def _signalled(self, number: signal.Signals) -> None:
+        if self.done:
+            return
+        if number == signal.SIGINT and not self.stopping:
+            if self.on_interrupt is not None and self.on_interrupt():
+                return
+        self.stop()
+
+    def say(self, text: str) -> None:
+        """Say what is going on, to people."""
         if not self.as_json:
-            self.output.note(f"backfold: {text}")
+            (self.voice or self.output.note)(f"backfold: {text}")
 
     @asynccontextmanager
     async def _engine(

@@ -1,12 +1,17 @@
 """Logging of the command line: structlog and the standard library, to one place.
 
-The library configures nothing; this does, once, before the engine is opened.
+The library configures nothing; this does, as long as an engine is open. A thread
+writes: standard error may not take a line for minutes, and a guest may stand still.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
 from typing import IO, Any
 
 import structlog
@@ -15,7 +20,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from .text import safe
 
 
-def configure(*, verbose: bool, as_json: bool) -> None:
+@contextmanager
+def configured(*, verbose: bool, as_json: bool) -> Iterator[None]:
     """Send records to standard error, as lines for people or as JSON lines.
 
     Without ``verbose`` only warnings are shown, and nothing of `qemu.qmp`, which
@@ -36,7 +42,8 @@ def configure(*, verbose: bool, as_json: bool) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
-    handler = _Handler()
+    records: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = QueueHandler(records)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -53,6 +60,12 @@ def configure(*, verbose: bool, as_json: bool) -> None:
     logging.getLogger("qemu").setLevel(logging.INFO if verbose else logging.CRITICAL)
     for name in ("asyncio", "transitions"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    writer = QueueListener(records, _Handler())
+    writer.start()
+    try:
+        yield
+    finally:
+        writer.stop()
 
 
 class _Handler(logging.StreamHandler[IO[str]]):

@@ -11,7 +11,8 @@ import typer
 from ...journal.errors import BackfoldError, Interrupted
 from . import failures, lookups, outlooks
 from .arguments import RunId
-from .deletions import after_bug, left_open
+from .asking import asking
+from .deletions import after_bug, given_up, left_open
 from .invocation import Invocation
 from .progress import listening
 from .verdicts import Verdict, tell
@@ -143,7 +144,9 @@ async def _recover(
 
     if run.finished is not None:
         return Verdict(0, run)
-    with listening(invocation) as listener:
+    with listening(invocation) as listener, asking(invocation, listener) as asked:
+        if _deletion_id(run) is not None:
+            listener.attach(await engine.deletion(run.id))
         try:
             (outcome,) = await engine.recover(
                 run.id, roll_back=roll_back, on_event=listener
@@ -156,6 +159,8 @@ async def _recover(
                 outcome = _not_begun(outcome)
         except Exception as error:
             return await after_bug(invocation, engine, error, _deletion_id(run))
+        if asked.given_up is not None and isinstance(outcome, Interrupted):
+            return await given_up(engine, asked.given_up, listener)
     if isinstance(outcome, BackfoldError):
         return Verdict.of_error(outcome, await _again(engine, run))
     failed = outcome.state in ("rolled_back", "undone") and not roll_back

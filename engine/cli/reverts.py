@@ -10,6 +10,7 @@ import typer
 from ...journal.errors import Interrupted, Refused, RolledBack
 from .. import records
 from . import failures, values, verdicts
+from .asking import all_or_none
 from .invocation import Invocation
 from .plans import DomainName, IgnoreLibvirt, Secret
 from .selecting import ImageDir
@@ -17,7 +18,6 @@ from .selecting import ImageDir
 if TYPE_CHECKING:
     from ...journal.model import ReversionPlan
     from ..api import Engine
-    from ..events import Event
     from ..results import Reversion
 
 
@@ -64,7 +64,7 @@ def revert(
             return await engine.plan_revert(domain, name, **options)
 
         plan = invocation.run(look)
-        invocation.output.lines(describe(plan))
+        invocation.show(describe(plan))
         refuse_discard(plan, discard)
         if not invocation.confirm(f"Revert {domain} to snapshot {name}?"):
             raise failures.Stopped("Not reverted.", data="Nothing was changed.")
@@ -72,17 +72,13 @@ def revert(
     async def work(engine: Engine) -> int:
         import asyncio
 
-        seen: list[str] = []
-
-        def listen(event: Event) -> None:
-            seen.append(event.run)
-
-        try:
-            done = await engine.revert(
-                domain, name, discard=discard, on_event=listen, **options
-            )
-        except asyncio.CancelledError:
-            done = await _after_signal(engine, seen)
+        with all_or_none(invocation) as heard:
+            try:
+                done = await engine.revert(
+                    domain, name, discard=discard, on_event=heard.append, **options
+                )
+            except asyncio.CancelledError:
+                done = await _after_signal(engine, [event.run for event in heard])
         if invocation.as_json:
             invocation.output.json(records.reversion(done))
         else:
@@ -104,7 +100,6 @@ def describe(plan: ReversionPlan) -> Iterator[str]:
         yield f"  discards    {verdicts.written(disk)}"
     yield from (f"{target}: {verdicts.LEFT_OUT}" for target in plan.untouched)
     yield from (f"{target}: {verdicts.NO_DISK}" for target in plan.missing)
-    yield ""
 
 
 def refuse_discard(plan: ReversionPlan, discard: bool) -> None:

@@ -10,6 +10,7 @@ import typer
 from ...journal.errors import Interrupted
 from .. import records
 from . import adoption, failures, pictures, reverts, values
+from .asking import all_or_none
 from .commands import group
 from .invocation import Invocation
 from .plans import Secret
@@ -62,17 +63,19 @@ def create(
     async def work(engine: Engine) -> int:
         import asyncio
 
-        try:
-            taken = await engine.create_snapshot(
-                domain,
-                name,
-                overlays=overlays,
-                exclude=exclude or (),
-                memory=file,
-                secrets=secrets,
-            )
-        except asyncio.CancelledError:
-            taken = await _after_signal(engine, domain, name)
+        with all_or_none(invocation) as heard:
+            try:
+                taken = await engine.create_snapshot(
+                    domain,
+                    name,
+                    overlays=overlays,
+                    exclude=exclude or (),
+                    memory=file,
+                    secrets=secrets,
+                    on_event=heard.append,
+                )
+            except asyncio.CancelledError:
+                taken = await _after_signal(engine, domain, name)
         _show(invocation, taken, [])
         if not invocation.as_json:
             for disk in await engine.disks(domain):

@@ -109,7 +109,8 @@ def summary(run: Run) -> Iterator[str]:
         why = f": {run.reason}" if run.reason else ""
         yield f"Rolled back the deletion {run.id} of {name}{why}."
     else:
-        yield f"The deletion {run.id} of {name}: {run.state.replace('_', ' ')}."
+        why = f": {run.reason}" if run.reason else ""
+        yield f"The deletion {run.id} of {name}: {run.state.replace('_', ' ')}{why}."
 
 
 def _of_disk(disk: FoldResult) -> str:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import select
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyte
 
 from cli.schemas import validate
 
@@ -85,7 +90,8 @@ class Cli:
 
     def environment(self) -> dict[str, str]:
         """The environment: this journal, and no home to fall back to."""
-        dropped = ("BACKFOLD_JOURNAL", "PYTHONDONTWRITEBYTECODE", "NO_COLOR")
+        dropped = {"BACKFOLD_JOURNAL", "PYTHONDONTWRITEBYTECODE", "NO_COLOR"}
+        dropped |= {"COLUMNS", "LINES"}  # Set by readline, which pytest may load.
         return {
             **{k: v for k, v in os.environ.items() if k not in dropped},
             "PYTHONPYCACHEPREFIX": str(self.bytecode),
@@ -104,40 +110,99 @@ class Cli:
 
 
 class Terminal:
-    """A command with a terminal for all that it reads and says."""
+    """A command with a terminal for all that it reads and says.
 
-    def __init__(self, cli: Cli, *arguments: str) -> None:
+    ``seen`` is every character, ``screen`` what a person sees now.
+    """
+
+    def __init__(
+        self,
+        cli: Cli,
+        *arguments: str,
+        width: int = 120,
+        height: int = 30,
+        term: str = "xterm",
+        program: Sequence[str | Path] = COMMAND,
+    ) -> None:
         self.seen = ""
-        self.controller, terminal = pty.openpty()
+        self._screen = pyte.Screen(width, height)
+        self._emulator = pyte.ByteStream(self._screen)
+        self.controller, self._terminal = pty.openpty()
+        self.resize(width, height)
+        self.modes = self.modes_now()
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*program, *arguments],
             cwd=cli.folder,
-            env={**cli.environment(), "TERM": "xterm", "COLUMNS": "120"},
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
+            env={**cli.environment(), "TERM": term},
+            stdin=self._terminal,
+            stdout=self._terminal,
+            stderr=self._terminal,
             start_new_session=True,
+            # Its controlling terminal, so that Ctrl-C is a signal.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
-        os.close(terminal)
+
+    @property
+    def screen(self) -> str:
+        """The lines that can be seen now."""
+        return "\n".join(line.rstrip() for line in self._screen.display)
+
+    def modes_now(self) -> object:
+        """How the terminal treats what is typed."""
+        return termios.tcgetattr(self._terminal)
+
+    def resize(self, width: int, height: int) -> None:
+        """Make the window another size."""
+        size = struct.pack("HHHH", height, width, 0, 0)
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
+        self._screen.resize(height, width)
 
     def read_until(self, word: str) -> None:
-        """Read until ``word`` was seen; an empty one means to the end."""
-        end = time.monotonic() + PATIENCE
-        while not word or word not in self.seen:
-            assert time.monotonic() < end, self.seen
-            if select.select([self.controller], [], [], 0.1)[0]:
-                try:
-                    self.seen += os.read(self.controller, 65536).decode()
-                except OSError:
-                    assert not word, self.seen
-                    return
+        """Read until ``word`` was seen."""
+        self.wait(lambda: word in self.seen)
 
-    def finish(self, answer: str) -> int:
-        """Type an answer, and read to the end; returns the exit status."""
-        os.write(self.controller, answer.encode())
-        self.read_until("")
+    def wait_for(self, *words: str) -> None:
+        """Read until all these words can be seen together."""
+        self.wait(lambda: all(word in self.screen for word in words))
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Read until something holds."""
+        end = time.monotonic() + PATIENCE
+        while not until():
+            assert time.monotonic() < end, self.screen
+            has_ended = self.process.poll() is not None
+            assert self._read() or not has_ended, self.screen
+
+    def type(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self.controller, keys.encode())
+
+    def finish(self, answer: str = "") -> int:
+        """Type an answer, and read to the end; returns the exit status.
+
+        The terminal is left as it was found.
+        """
+        self.type(answer)
+        end = time.monotonic() + PATIENCE
+        while self.process.poll() is None:
+            self._read()
+            assert time.monotonic() < end, self.screen
+        while self._read():
+            pass  # What it has still said.
+        assert self.modes_now() == self.modes
+        assert not self._screen.cursor.hidden
+        os.close(self._terminal)
         os.close(self.controller)
+        assert "Traceback" not in self.seen
         return self.process.wait(PATIENCE)
+
+    def _read(self) -> bool:
+        if not select.select([self.controller], [], [], 0.1)[0]:
+            return False
+        read = os.read(self.controller, 65536)
+        self.seen += read.decode(errors="replace")
+        self._emulator.feed(read)
+        return True
 
 
 def kill_at(cli: Cli, order: str, snapshot: str, point: str, kills: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from backfold.engine.demo.guest import qemu_img
 from cli.command import Cli, disks, parsed
 
 SIZE = 64 << 20
+#: So slow that a deletion of `SLOW_BYTES` takes longer than any test waits.
+SLOW = ["--bandwidth", "64K"]
+SLOW_BYTES = 8 << 20
 
 
 class Said(NamedTuple):
@@ -87,3 +91,18 @@ def web(cli: Cli, inside: Inside) -> Cli:
         qemu_img("create", "-q", "-f", "qcow2", made[target], str(SIZE))
     inside("domain", "add", "web", *disks(made))
     return cli
+
+
+def write(image: Path, length: int) -> None:
+    """Put data into an image that nobody has open."""
+    command = ["qemu-io", "-f", "qcow2", "-c", f"write -P 7 0 {length}", str(image)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def slow(web: Cli, inside: Inside) -> Cli:
+    """A domain that is off, with a snapshot that has something above it."""
+    inside("snapshot", "create", "web", "s1")
+    for target in ("vda", "vdb"):
+        write(web.folder / f"{target}.s1", SLOW_BYTES)
+    return web

@@ -38,7 +38,8 @@ def test_what_would_be_lost_is_named_and_not_lost(
     assert "65536 bytes" in reason["message"]
     assert "snapshot create web" in reason["remedy"]
     inside("snapshot", "revert", "web", "s1", "--discard", status=2)
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    for stream in ("sys.stdin", "sys.stdout", "sys.stderr"):
+        monkeypatch.setattr(f"{stream}.isatty", lambda: True)
     said = inside("snapshot", "revert", "web", "s1", status=3)
     assert WRITTEN in said.out and "[y/N]" not in said.err
     declined = Terminal(filled, "snapshot", "revert", "web", "s1", "--discard")

@@ -5,35 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import subprocess
-from pathlib import Path
-
-import pytest
 
 from backfold.engine.demo.guest import qemu_img
 from backfold.engine.demo.machine import Machine
 from backfold.journal.locks import LOCK_DIRECTORY
 from cli.command import PATIENCE, Cli, Terminal, disks, parsed, stop, wait_for_line
-from cli.conftest import Inside
-
-#: So slow that a deletion of `SLOW_BYTES` takes longer than any test waits.
-SLOW = ["--bandwidth", "64K"]
-SLOW_BYTES = 8 << 20
-
-
-def write(image: Path, length: int) -> None:
-    """Put data into an image that nobody has open."""
-    command = ["qemu-io", "-f", "qcow2", "-c", f"write -P 7 0 {length}", str(image)]
-    subprocess.run(command, check=True, capture_output=True)
-
-
-@pytest.fixture
-def slow(web: Cli, inside: Inside) -> Cli:
-    """A domain that is off, with a snapshot that has something above it."""
-    inside("snapshot", "create", "web", "s1")
-    for target in ("vda", "vdb"):
-        write(web.folder / f"{target}.s1", SLOW_BYTES)
-    return web
+from cli.conftest import SLOW, Inside
 
 
 def test_a_running_domain_with_json(cli: Cli, inside: Inside) -> None:
