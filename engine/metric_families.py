@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from itertools import accumulate
 from typing import Final
 
@@ -74,7 +73,7 @@ def of_tally(tally: Tally) -> Iterator[Metric]:
         "When a deletion was completed last; absent when none ever was.",
     )
     if tally.last_completed is not None:
-        completed.add_metric([], _timestamp(tally.last_completed))
+        completed.add_metric([], tally.last_completed)
     yield completed
 
 
@@ -88,7 +87,7 @@ def of_standing(
         "When the oldest run that is open began; absent when none is open.",
     )
     if now.runs:
-        oldest.add_metric([], min(_timestamp(run.started) for run in now.runs))
+        oldest.add_metric([], min(run.started for run in now.runs))
     yield oldest
     yield _each_open_run(now, work)
     yield GaugeMetricFamily(
@@ -183,7 +182,7 @@ def _each_open_run(now: Standing, work: Mapping[str, Work]) -> Metric:
         labels=["machine", "run", "domain", "snapshot", "state", "work"],
     )
     for run in now.runs:
-        family.add_metric(_labels(run, work[run.id]), _timestamp(run.at))
+        family.add_metric(_labels(run, work[run.id]), run.at)
     return family
 
 
@@ -214,7 +213,3 @@ def _buckets(spread: Spread) -> list[tuple[str, float]]:
     """Cumulative counts, as Prometheus has them."""
     names = [*(str(float(bound)) for bound in spread.bounds), "+Inf"]
     return list(zip(names, accumulate(map(float, spread.counts)), strict=True))
-
-
-def _timestamp(iso: str) -> float:
-    return datetime.fromisoformat(iso).timestamp()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .rows import Rows
+from .times import timestamp
 
 _RUNS: Final = ("deletions", "creations", "reversions")
 
@@ -16,7 +17,7 @@ class OpenRun:
     """A run that is not finished; ``row``, ``who`` and ``at`` are of its last row.
 
     ``paths`` are images that whoever works on the run has locked: the domain's, and
-    those that the snapshot froze. Times are UTC, ISO 8601.
+    those that the snapshot froze. Times are in seconds since the epoch.
     """
 
     id: str
@@ -24,10 +25,10 @@ class OpenRun:
     snapshot: str
     machine: str
     state: str
-    started: str
+    started: float
     row: int
     who: str
-    at: str
+    at: float
     paths: tuple[str, ...]
 
 
@@ -88,17 +89,31 @@ def open_runs(db: Rows) -> tuple[OpenRun, ...]:
     """Runs that somebody has to finish, or is at work on, the oldest first."""
     found = []
     for table in _RUNS:
-        for row in db.execute(
+        for run, domain, snapshot, machine, state, started, *last in db.execute(
             f"select r.id, r.domain, r.snapshot, r.machine, r.state, r.started,"
             f" t.id, t.who, t.at from {table} r join transitions t on t.id ="
             f" (select max(id) from transitions where run = r.id)"
             f" where r.finished is null"
         ).fetchall():
+            row, who, at = last
             paths = db.execute(
                 "select source from disks where domain = :domain"
                 " union select frozen from snapshot_disks"
                 " where domain = :domain and snapshot = :snapshot",
-                {"domain": row[1], "snapshot": row[2]},
+                {"domain": domain, "snapshot": snapshot},
             ).fetchall()
-            found.append(OpenRun(*[*row, tuple(path for (path,) in paths)]))
+            found.append(
+                OpenRun(
+                    run,
+                    domain,
+                    snapshot,
+                    machine,
+                    state,
+                    timestamp(started),
+                    row,
+                    who,
+                    timestamp(at),
+                    tuple(path for (path,) in paths),
+                )
+            )
     return tuple(sorted(found, key=lambda run: run.started))

@@ -13,6 +13,7 @@ from typing import Final
 
 from .meter import CommitTimes
 from .rows import Rows
+from .times import timestamp
 
 #: Upper bounds of the classes that lengths of time are sorted into, in seconds.
 STATE_BOUNDS: Final = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200)
@@ -79,8 +80,8 @@ class Tally:
         self.commits = CommitTimes()
         #: The longest COMMIT of each finished run.
         self.longest = Spread(COMMIT_BOUNDS)
-        #: When a deletion was completed last (UTC, ISO 8601).
-        self.last_completed: str | None = None
+        #: When a deletion was completed last, in seconds since the epoch.
+        self.last_completed: float | None = None
 
     @property
     def seen(self) -> int:
@@ -112,7 +113,8 @@ class Tally:
             " order by p.id desc limit 1), (select at from transitions p"
             " where p.run = e.run and p.machine = e.machine order by p.id limit 1))"
         )
-        took = f"86400.0 * (julianday(at) - julianday({before}))"
+        # A clock may be set back; a length of time is none below zero.
+        took = f"max(0, 86400.0 * (julianday(at) - julianday({before})))"
         for machine, state, place, count, total in db.execute(
             f"select machine, source, {_place('took', STATE_BOUNDS)} as place,"
             f" count(*), sum(took) from"
@@ -159,7 +161,7 @@ class Tally:
         ):
             self.ended["deletion", state, strategy] += count
             if state == "completed":
-                self.last_completed = max(self.last_completed or last, last)
+                self.last_completed = max(self.last_completed or 0, timestamp(last))
         for strategy, total in db.execute(
             f"{ended} select strategy, sum(bytes) from f where state = 'completed'"
             f" group by 1",

@@ -225,6 +225,39 @@ def test_a_real_run_tells_what_the_journal_took(web: Cli, inside: Inside) -> Non
     assert found["backfold_journal_commit_seconds_sum"] > longest > 0
 
 
+def test_names_that_are_hostile_are_values_and_nothing_else(
+    copied: Cli, inside: Inside, tmp_path: Path
+) -> None:
+    """To whoever parses the text, and to a terminal."""
+    name = 'we"b\\\n\x1b[31m{run="1"} 5'
+    with closing(sqlite3.connect(copied.journal)) as db:
+        db.execute("update deletions set domain = ? where finished is null", (name,))
+        db.commit()
+    file = tmp_path / "backfold.prom"
+    seen(inside, copied.journal, "--textfile", str(file))
+    found = {
+        sample.labels.get("domain")
+        for family in text_string_to_metric_families(file.read_text())
+        for sample in family.samples
+    }
+
+    assert found == {None, name}
+    said = inside("--journal", str(copied.journal), "metrics").out
+    assert "\x1b" not in said and "\\x1b[31m" in said
+
+
+def test_a_time_that_is_none_makes_the_journal_unusable(
+    copied: Cli, inside: Inside
+) -> None:
+    with closing(sqlite3.connect(copied.journal)) as db:
+        db.execute("update deletions set started = 'x' where finished is null")
+        db.commit()
+    said = inside("--journal", str(copied.journal), "metrics", status=1)
+
+    assert figures(said.out)["backfold_journal_usable"] == 0
+    assert "is damaged: Invalid isoformat string" in said.err
+
+
 def test_domains_have_series_when_they_are_asked_for(
     recorded: Path, inside: Inside
 ) -> None:

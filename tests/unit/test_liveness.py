@@ -18,9 +18,8 @@ HERE = f"me@{socket.gethostname()}:1"
 
 
 def open_run(*paths: Path, who: str = HERE) -> OpenRun:
-    times = ("2026-01-01T00:00:00+00:00",)
     images = tuple(map(str, paths))
-    return OpenRun(RUN, "web", "s1", "deletion", "vote", *times, 7, who, *times, images)
+    return OpenRun(RUN, "web", "s1", "deletion", "vote", 0.0, 7, who, 0.0, images)
 
 
 def identity(path: Path) -> FileId:

@@ -97,7 +97,7 @@ def test_open_runs_tell_their_last_row_and_the_images_to_look_at(db: Database) -
     last = younger.deletion(MIDDLE, domain="gone", snapshot="s9", seconds=1)
     history.count = younger.count
     key = history.deletion(MIDDLE, domain="web", seconds=2)
-    took_over = history.now.isoformat()
+    took_over = history.now.timestamp()
     runs.claim(db, "deletion", key.id, history.author)
     first, second = standing(db).runs
 
@@ -113,3 +113,11 @@ def test_open_runs_tell_their_last_row_and_the_images_to_look_at(db: Database) -
     assert first.started < second.started
     (row,) = db.execute("select max(id) from transitions").fetchone()
     assert first.row == row > second.row
+
+
+def test_a_time_that_is_none_is_not_guessed_at(db: Database) -> None:
+    History(db).deletion(MIDDLE)
+    db.execute("update deletions set started = 'yesterday'")
+
+    with pytest.raises(ValueError, match="yesterday"):
+        standing(db)

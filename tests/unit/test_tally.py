@@ -114,7 +114,7 @@ def test_deletions_are_counted_by_outcome_and_strategy(db: Database) -> None:
         ("deletion", "refused", "none"): 2,
     }
     assert found.copied == {"commit": 3 * GIB + 11, "stream": GIB + 5 + 7}
-    assert found.last_completed == completed.isoformat()
+    assert found.last_completed == completed.timestamp()
 
 
 def test_what_earlier_passes_did_counts_too(db: Database) -> None:
@@ -171,6 +171,15 @@ def test_rows_of_steps_and_takeovers_do_not_end_a_state(db: Database) -> None:
 
     spread = tally(db).states["deletion", "commit_per_disk"]
     assert (round(spread.sum), classes(spread)) == (3605, {7200: 1})
+
+
+def test_no_state_takes_less_than_nothing(db: Database) -> None:
+    """Even when the clock was set back meanwhile."""
+    history = History(db)
+    history.deletion(REFUSED, seconds=-3600.0)
+    spread = tally(db).states["deletion", "validate"]
+
+    assert (spread.sum, classes(spread)) == (0, {0.01: 1})
 
 
 @pytest.mark.parametrize("place", range(len(DOWNTIME_BOUNDS)))
