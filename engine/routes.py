@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ..journal.errors import UsageError
@@ -191,9 +191,10 @@ def seconds_of(rows: Iterable[TransitionRow]) -> list[Moved]:
         since = timed[-1].since if timed else 0.0
         try:
             at = datetime.fromisoformat(row.at)
+            at = at if at.tzinfo else at.replace(tzinfo=UTC)
             began = at if began is None else began
             since = (at - began).total_seconds()
-        except (TypeError, ValueError):
+        except ValueError:
             pass
         timed.append(Moved(row, since))
     return timed

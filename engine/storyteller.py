@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from ..journal.runs import TransitionRow
@@ -300,7 +300,8 @@ class _Teller:
 def _time(text: str, otherwise: datetime | None) -> datetime:
     """A time of the journal; a damaged one counts as another."""
     try:
-        return datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
     except ValueError:
         return otherwise or datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 

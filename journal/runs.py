@@ -536,7 +536,13 @@ def failed_flushes(db: Database, boot_id: str) -> Mapping[str, str]:
 
 def _transition_row(row: Mapping[str, Any]) -> TransitionRow:
     fields = {name: row[name] for name in TransitionRow.__slots__}
-    return TransitionRow(**{**fields, "detail": json.loads(row["detail"])})
+    try:
+        detail = json.loads(row["detail"])
+        if not isinstance(detail, dict):
+            raise ValueError(f"{row['trigger']}: no object")
+    except (TypeError, ValueError) as error:
+        raise _unreadable(row["machine"], row["run"], error) from error
+    return TransitionRow(**{**fields, "detail": detail})
 
 
 def _deletion_row(db: Rows, row: Mapping[str, Any]) -> DeletionRow:

@@ -187,14 +187,20 @@ def test_a_journal_of_0_1_is_told_as_far_as_it_knows(cli: Cli, inside: Inside) -
 
 
 def test_a_damaged_time_costs_that_time_only(told: Inside, cli: Cli) -> None:
-    spoil(
-        cli.journal,
-        "update transitions set at = 'soon' where run = ? and trigger = ?",
-        COMPLETED,
-        "decide",
-    )
+    for at in ("soon", "2026-01-31 03:00:09"):
+        order = "update transitions set at = ? where run = ? and trigger = 'decide'"
+        spoil(cli.journal, order, at, COMPLETED)
 
-    assert "soon" in page(told, COMPLETED).text
+        assert at in page(told, COMPLETED).text
+
+
+def test_a_damaged_row_is_reported(told: Inside, cli: Cli) -> None:
+    for detail in ("[1]", "{"):
+        order = "update transitions set detail = ? where run = ? and trigger = 'hold'"
+        spoil(cli.journal, order, detail, OPEN)
+        said = told("report", OPEN, "--html", "-", status=1)
+
+        assert "row of deletion" in said.err
 
 
 # The file
