@@ -59,7 +59,7 @@ class MermaidGraph(diagrams_mermaid.Graph):
 
     def _convert_state_attributes(self, state: dict[str, str]) -> str:
         label = super()._convert_state_attributes(state)
-        return "\\n".join([label, *map(_mermaid, self.machine.told_of_state(state))])
+        return "<br/>".join([label, *map(_mermaid, self.machine.told_of_state(state))])
 
     def _transition_label(self, tran: dict[str, str]) -> str:
         label = super()._transition_label(tran)
@@ -254,8 +254,8 @@ def _dot(text: str) -> str:
 
 
 def _mermaid(text: str) -> str:
-    """The same in Mermaid, where `#number;` stands for a character."""
-    return re.sub(r"[^\w ,.+()-]", lambda found: f"#{ord(found[0])};", _plain(text))
+    """The same in Mermaid, which cannot show every character, however it is told."""
+    return re.sub(r"[^\w ,.+()/=@'!-]", "?", text)
 
 
 def _plain(text: str) -> str:
