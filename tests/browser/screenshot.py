@@ -14,7 +14,7 @@ from pathlib import Path
 from browser.chromium import Browser, chromium
 from docs.scenes import Stage, scene
 
-WIDTH = 1280
+WIDTH = 1120
 
 
 def main(folder: Path) -> None:
