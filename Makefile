@@ -117,7 +117,7 @@ debian-qemu:
 
 debian-test:
 	@tools/debian-packages qemu-system-x86_64 qemu-img qemu-io nasm cc systemd-analyze \
-	    strace losetup mkfs.ext4 sqlite3 dot chromium chromedriver
+	    strace losetup mkfs.ext4 zsh fish groff sqlite3 dot chromium chromedriver
 
 debian-diagrams:
 	@tools/debian-packages dot

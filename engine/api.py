@@ -34,7 +34,6 @@ from ..states.watch import Watch
 from . import adoption_run, begin, inspection_run, recovery
 from .boot_disks import boot_disks
 from .clock import SystemClock
-from .creation_run import valid_name
 from .disks import attach, detach
 from .driver import Driver, World
 from .event_stream import EventStream
@@ -47,6 +46,7 @@ from .hooks import ExecutableHook, ProgramHook, TellOwner, usable_hook
 from .images import QemuImages
 from .inspection_findings import Inspection
 from .libvirt import managed_images
+from .names import valid_name
 from .release import Release
 from .results import Creation, Deletion, DomainDisk, Reversion, Run
 from .reversion_plan import not_valid, plan_reversion

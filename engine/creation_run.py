@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os.path
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Final
 
 from ..journal import catalog, runs
 from ..journal.errors import MonitorBusy, Reason, Refused, UsageError
@@ -16,6 +14,7 @@ from ..states.new_overlays import identify_overlays_again
 from ..states.ports import LiveChain
 from ..states.take_snapshot import HANDLERS, CreationContext
 from .memory_files import memory_obstacles
+from .names import valid_name
 from .overlay_plans import (
     default_overlay,
     plan_overlay,
@@ -25,19 +24,6 @@ from .overlay_plans import (
 )
 from .planned_run import PlannedRun
 from .reader import Reader
-
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]*")
-
-
-def valid_name(what: str, name: str) -> str:
-    """A name that is safe in file names and terminals. Raises `UsageError`."""
-    if not _NAME.fullmatch(name) or len(name) > 100:
-        raise UsageError(
-            f"{name!r} cannot be the name of a {what}.",
-            remedy="Use letters, digits and _ . : @ + -, beginning with a letter,"
-            " a digit or _; 100 characters at most.",
-        )
-    return name
 
 
 class CreationRun(PlannedRun[CreationContext]):

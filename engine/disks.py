@@ -9,8 +9,8 @@ from sqlite_utils import Database
 from ..journal import catalog, runs
 from ..journal.errors import Reason, Refused, UsageError
 from ..journal.model import Disk, Domain, FileId
-from .creation_run import valid_name
 from .driver import Driver
+from .names import valid_name
 
 
 async def attach(driver: Driver, name: str, disk: Disk) -> Domain:

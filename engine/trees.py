@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ..journal.model import FoldPlan, Plan, TreeImage
+if TYPE_CHECKING:
+    from ..journal.model import FoldPlan, Plan, TreeImage
 
 #: What of the images is gone when the pass is over.
 GONE = frozenset({"superseded", "retired"})

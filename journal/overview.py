@@ -1,4 +1,4 @@
-"""Which runs there are: what can be said of each in a line, read without its plan."""
+"""Which runs and names there are: what can be said of each in a line."""
 
 from __future__ import annotations
 
@@ -62,3 +62,27 @@ def images_of(rows: Rows, run: RunLine) -> list[str]:
     for (source,) in sources:
         found += [source, f"{os.path.realpath(source)}.backfold-{run.id}"]
     return found
+
+
+def domain_names(rows: Rows) -> list[tuple[str, str]]:
+    """Every domain with the targets of its disks."""
+    return rows.execute(
+        "select name, (select group_concat(target, ' ') from disks"
+        " where domain = domains.name) from domains order by name"
+    ).fetchall()
+
+
+def disk_targets(rows: Rows, domain: str) -> list[tuple[str, str]]:
+    """The targets of a domain's disks with the images that it boots from."""
+    return rows.execute(
+        "select target, source from disks where domain = ? order by position",
+        (domain,),
+    ).fetchall()
+
+
+def snapshot_names(rows: Rows, domain: str) -> list[tuple[str, str]]:
+    """A domain's snapshots, the newest first, with their status."""
+    return rows.execute(
+        "select name, status from snapshots where domain = ? order by created desc",
+        (domain,),
+    ).fetchall()

@@ -18,6 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     _open_standard_streams()
     try:
         signal.signal(signal.SIGTERM, _interrupt)
+        if "_BACKFOLD_COMPLETE" in os.environ:
+            from .completion import answer
+
+            return answer()
         from .app import run
 
         return run(sys.argv[1:] if arguments is None else arguments)

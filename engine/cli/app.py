@@ -20,8 +20,8 @@ _STREAMING = ("delete", "recover")
 _GLOBAL = ("--journal", "--json", "--verbose", "-v", "--version")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
         typer.echo(f"backfold {__version__}")
         raise typer.Exit
 

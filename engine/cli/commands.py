@@ -65,6 +65,11 @@ COMMANDS: Final = {
         "Print metadata for Datasette: descriptions of all tables, and useful queries.",
     ),
     "diagram": _Entry("extras", "diagram", "Print the diagram of a state machine."),
+    "completion": _Entry(
+        "completion",
+        "completion",
+        "Print the script that completes commands and names in a shell.",
+    ),
     "demo": _Entry("extras", "demo", "Tell the whole story on a real QEMU."),
 }
 
@@ -92,6 +97,14 @@ class Commands(TyperGroup):
         found = self.commands[cmd_name]
         assert isinstance(found, TyperCommand | TyperGroup)
         return found
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Commands and options; it loads none."""
+        from typer._click.shell_completion import CompletionItem
+
+        named = [CompletionItem(name, help=COMMANDS[name].summary) for name in COMMANDS]
+        # Past the group's own method, which would load them for their summaries.
+        return [*named, *super(TyperGroup, self).shell_complete(ctx, incomplete)]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The list in the help; it loads none."""

@@ -33,6 +33,7 @@ COMMANDS = {
     "diagram": ["deletion|fold|creation|reversion", "--of RUN", "mermaid|dot|svg"],
     "datasette-metadata": ["--database", "--metadata"],
     "metrics": ["--textfile", "--listen", "--domains", "prometheus-client"],
+    "completion": ["bash|zsh|fish"],
     "demo": ["--seed", "--keep"],
 }
 
