@@ -271,6 +271,10 @@ def _play(case: Case, play: Play, outcome: Outcome) -> None:
     if count(ended) is None:
         outcome.faults.append(f"the point did not come: {ended}")
     expected = _expected(case, play)
+    owned = case.scenario.told == "owned"
+    if owned and not play.scene.is_started():
+        found = proof.of_launcher(play.scene, at_rest=False)
+        outcome.faults += asyncio.run(found)
     if case.who == "qemu" and not play.state()[2]:
         outcome.faults.append(f"the engine left it open in {play.state()[1]}: {ended}")
     while case.cascade and len(died) < LONGEST:
@@ -292,6 +296,8 @@ def _play(case: Case, play: Play, outcome: Outcome) -> None:
         if case.scenario.told == "noted":
             outcome.faults += proof.of_bitmap(play.scene, BITMAP)
         play.scene.machine.kill()
+    if owned:
+        outcome.faults += asyncio.run(proof.of_launcher(play.scene, at_rest=True))
     leaks = case.who != "engine" or case.scenario.told is not None
     outcome.writes, faults = asyncio.run(
         proof.of_dead(play.scene, run, case.scenario, leaks)

@@ -18,6 +18,7 @@ from backfold.engine.demo.guest import export_raw, qemu_img
 from backfold.journal.model import Snapshot
 from crash.scenarios import Scenario
 from crash.stage import Copied
+from real.owners import Launcher
 from real.scene import DOMAIN, header_format
 
 #: What may be found wrong, as sentences for the one who looks for the cause.
@@ -70,6 +71,20 @@ def of_bitmap(scene: Copied, name: str) -> Faults:
     if left := named - {name}:
         faults.append(f"bitmaps are left: {sorted(left)}")
     return faults
+
+
+async def of_launcher(scene: Copied, *, at_rest: bool) -> Faults:
+    """With everything off: it boots what `domain show` names, or nothing at all.
+
+    ``at_rest``, it boots; unless nothing has ever changed, and it was never written.
+    """
+    launcher = Launcher(scene.folder).disks
+    async with scene.new_engine() as engine:
+        disks = {disk.target: disk.source for disk in await engine.disks(DOMAIN)}
+    boots = bool(launcher) and all(Path(path).exists() for path in launcher.values())
+    if (boots or (at_rest and launcher)) and launcher != disks:
+        return [f"LOST: it would boot from {launcher}, not from {disks}"]
+    return []
 
 
 async def of_dead(

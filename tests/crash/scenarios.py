@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
 from backfold.engine.demo.guest import qemu_img
 from crash.points import Point
 from crash.stage import Copied
+from real.owners import Launcher
 
 #: What backups note in, in the story that tells of them.
 BITMAP: Final = "nightly"
@@ -111,6 +114,12 @@ def _begin_backups(scene: Copied) -> None:
             scene.machine.qmp("block-dirty-bitmap-add", node=node, **bitmap)
 
 
+def _own(scene: Copied) -> None:
+    """Record the hook of somebody who owns the definition."""
+    with closing(sqlite3.connect(scene.journal)) as db, db:
+        db.execute("update domains set hook = ?", (str(Launcher(scene.folder).hook),))
+
+
 def _clone(scene: Copied) -> None:
     """Make somebody else's image on the one below the active image of the branch."""
     [(below, _)] = scene.rows("kept_images", "path, domain")
@@ -158,6 +167,11 @@ STORIES: Final[Mapping[str, Story]] = {
         Point.parse("validate.accept.noted"),
         _begin_backups,
         "a bitmap that backups need: note_bitmaps, carry_bitmaps",
+    ),
+    "owned": Story(
+        Point.parse("validate.accept.announced"),
+        _own,
+        "a definition that lives elsewhere: ask_owner, call_hook, tell_owner",
     ),
     "cloned": Story(
         Point.parse("update_metadata.again.noted"),
@@ -245,6 +259,8 @@ SCENARIOS: Final = (
     Scenario("running", "middle", 1, "gone"),
     Scenario("running", "newest", 1, "died"),
     Scenario("running", "newest", 1, "noted"),
+    Scenario("running", "newest", 2, "owned"),
+    Scenario("off", "newest", 1, "owned"),
     *WHOLE_TREE,
 )
 

@@ -61,6 +61,15 @@ GROUPS = {
         running-branch-1-spoiled engine resume roll_back.finish.announced once
         running-fork-1 both resume vote.decide.noted#2 once
     """,
+    "a definition that lives elsewhere": """
+        running-newest-2-owned both resume vote.ask_owner.done once
+        running-newest-2-owned both resume vote.decide.noted once
+        running-newest-2-owned engine resume pivot.call_hook.announced once
+        running-newest-2-owned both resume pivot.call_hook.done once
+        running-newest-2-owned both resume pivot.release_guest.noted once
+        off-newest-1-owned both resume pivot.tell_owner.announced once
+        off-newest-1-owned engine resume pivot.tell_owner.done once
+    """,
     "a domain that is off": """
         off-newest-1 engine resume start_paused.start_helper.done once
         off-newest-1 both resume vote.fence.done once

@@ -132,6 +132,35 @@ CATALOGUE: Final = (
         (BASE_FIRST,),
     ),
     Mutation(
+        "telling the owner after the decision",
+        "the definition names the base while the overlay is still the truth",
+        "states/vote.py",
+        (
+            (
+                '    detail = {"disks": sorted(stamps), **announced_call(ctx)}\n',
+                "    await ctx.owner.begin(\n"
+                "        ctx.owner.switch(switched_disks(ctx.plan)), 60\n"
+                "    )\n"
+                '    detail = {"disks": sorted(stamps), **announced_call(ctx)}\n',
+            ),
+        ),
+        (
+            "tests/real/test_hooks.py"
+            "::test_the_owner_is_told_between_the_decision_and_the_first_write",
+        ),
+    ),
+    Mutation(
+        "left-over calls of a hook",
+        "a call that an engine which died left running may write last",
+        "engine/hooks.py",
+        (("        if call.again:\n", "        if False:\n"),),
+        (
+            "tests/unit/test_hooks.py"
+            "::test_what_a_dead_engine_left_running_is_ended_first",
+            "tests/crash/test_hooks.py::test_a_hook_that_outlives_its_engine",
+        ),
+    ),
+    Mutation(
         "read-back of the graph",
         "a job that has ended counts as a disk that has switched",
         "states/pivot.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,12 +31,13 @@ class Launcher:
     """A launcher in a folder of its own, and the hook that writes it."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing was told yet."""
+        """Nothing was told yet, unless it is there already."""
         self.folder = folder / "owner"
-        self.folder.mkdir(mode=0o700)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         self.hook = self.folder / "hook"
-        self.hook.write_text(_SCRIPT)
-        self.hook.chmod(0o755)
+        if not self.hook.exists():
+            self.hook.write_text(_SCRIPT)
+            self.hook.chmod(0o755)
 
     @property
     def disks(self) -> dict[str, str]:
@@ -54,6 +56,17 @@ class Launcher:
     def switches(self) -> list[dict[str, str]]:
         """The images of each `switch`, in order."""
         return [_sources(call) for call in self.calls if call["call"] == "switch"]
+
+    @property
+    def running(self) -> list[int]:
+        """The processes that run the hook now."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                if entry.name.isdecimal() and bytes(self.hook) in command:
+                    found.append(int(entry.name))
+        return found
 
     def forget_calls(self) -> None:
         """Look only at those that come now."""

@@ -23,6 +23,7 @@ IMAGE_CALLS: Final = frozenset(
     {
         *("header", "extents", "check", "create_overlay", "relink", "is_empty"),
         *("probe_fence", "rename", "unlink", "sync", "users", "dependents"),
+        "hook",
     }
 )
 NO_CALLS: Final = frozenset({"sleep", "guard start"})
@@ -85,6 +86,8 @@ def disturbances(place: str) -> Iterator[str]:
             continue
         if action == "disconnect" and call.split()[0] in IMAGE_CALLS:
             continue
+        if action == "owner" and call.split()[0] != "hook":
+            continue
         if action == "refuse" and (call != place or call == "wait" or " " in call):
             continue
         yield action
@@ -93,6 +96,7 @@ def disturbances(place: str) -> Iterator[str]:
 def disturb(play: Play, life: Life, place: str, action: str) -> None:
     """Do something to a living engine. Raises what its call is to raise."""
     world = play.world
+    world.meddled |= action in MEDDLING
     if action in ("timeout", "refuse", "disconnect"):
         if action not in disturbances(place):
             return
@@ -112,6 +116,8 @@ def disturb(play: Play, life: Life, place: str, action: str) -> None:
         world.now += 1_000_000_000
     elif action in ("full", "broken"):
         setattr(world, action, True)
+    elif action == "owner":
+        world.owner_is_broken = True
     elif action in ("commit.lost", "commit.durable"):
         life.commit_fault = action.removeprefix("commit.")
     elif action == "request-cancel":
@@ -134,7 +140,7 @@ def _request_cancel(play: Play) -> None:
 
 DISTURBANCES: Final = (
     *("timeout", "refuse", "disconnect", "qemu", "qemu-boot", "slow", "full"),
-    *("broken", "commit.lost", "commit.durable", "request-cancel"),
+    *("broken", "commit.lost", "commit.durable", "request-cancel", "owner"),
     *operators.OPERATIONS,
 )
 #: After these, a run may stay open with an explanation, or end in another way.

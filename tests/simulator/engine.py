@@ -9,6 +9,7 @@ has returned, and a journal is copied as bytes.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sqlite3
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,10 +21,11 @@ from sqlite_utils import Database
 from backfold.engine.driver import Driver
 from backfold.engine.seeds import SEEDS
 from backfold.journal import store as journal_store
-from backfold.journal.errors import CommitUnknown, JournalError
+from backfold.journal.errors import CommandFailed, CommitUnknown, JournalError
 from backfold.journal.model import FileId
 from backfold.journal.schema import migrate
 from backfold.journal.store import Store
+from backfold.states.ports import HookCall
 from backfold.states.watch import Watch
 from committing import CommittingEngine
 
@@ -162,6 +164,41 @@ class SimGuard:
         self._life.check()
 
 
+class SimHook:
+    """The way to an owner who writes the disks of each call, one after the other.
+
+    Whatever it is called for: ``disks`` are always right to be written. It can fail
+    before, in the middle and at the end of its work; not in the middle while a
+    snapshot is taken, since old and new images can both be booted then: a definition
+    has to be replaced as a whole (see docs/hooks.md).
+    """
+
+    is_program = False
+
+    def __init__(self, world: World, life: Life) -> None:
+        """The owner of a world's definition."""
+        self._world = world
+        self._life = life
+
+    def obstacle(self, hook: str) -> str | None:
+        """It can always be tried."""
+        return None
+
+    async def call(self, call: HookCall) -> str:
+        """Write the definition."""
+        self._life.at("hook")
+        definition = self._world.definition
+        assert definition is not None
+        for number, disk in enumerate(call.disks):
+            if number and call.machine != "creation":
+                self._life.at("hook half")
+            definition[disk.target] = (disk.source, disk.format)
+        if self._world.owner_is_broken:
+            raise CommandFailed("The hook failed (exit status 1).")
+        self._life.at("hook done")
+        return "written"
+
+
 class SimProbe:
     """Each moment of a step is a moment of the life, and the guest goes on in it."""
 
@@ -192,6 +229,8 @@ class SimEngine(CommittingEngine):
             managed=_nobody,
             locks=locks,
         )
+        hook = SimHook(world, life)
+        self._world = dataclasses.replace(self._world, hook=hook)
         self._store = SimStore(journal, life)
 
     async def __aenter__(self) -> SimEngine:

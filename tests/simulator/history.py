@@ -92,6 +92,7 @@ class History:
             is_quiet = self.done == len(self.schedule.steps)
             if self.orders and (is_quiet or self.ending.how == "open"):
                 play.world.full = play.world.broken = False
+                play.world.owner_is_broken = False
                 operators.put_back(play)
             try:
                 self.ending = self.next_order()

@@ -42,8 +42,19 @@ def judge(play: Play, meddled: bool = False) -> None:
         if disk.broken is not None:
             raise Violation(f"{disk.target} cannot be booted: {disk.broken}")
         _complete(world, disk.target, world.content(disk.source), disk.source)
+    _one_truth(play)
     for target, path in () if meddled or world.fence_is_void else _by_hand(play):
         _complete(world, target, world.content(path), f"{path}, by hand")
+
+
+def _one_truth(play: Play) -> None:
+    """Whoever boots by the definition boots all that was written, or nothing."""
+    definition = play.definition or {}
+    found = {t: play.world.content(path) for t, (path, _) in definition.items()}
+    if None not in found.values():
+        for target, content in found.items():
+            where = f"{definition[target][0]}, by its definition"
+            _complete(play.world, target, content, where)
 
 
 def judge_end(play: Play, excused: bool, meddled: bool = False) -> None:

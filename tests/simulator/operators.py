@@ -54,9 +54,12 @@ def leave(play: Play) -> None:
 
 
 def boot(play: Play) -> None:
-    """Start a domain that is off from what `domain show` names."""
+    """Start a domain that is off from its definition, or what `domain show` names."""
     world = play.world
-    if world.domain is None and all(disk.broken is None for disk in play.sources()):
+    if world.domain is None and (
+        play.definition is not None
+        or all(disk.broken is None for disk in play.sources())
+    ):
         before, world.wanted = world.wanted, "running"
         if play.boot() is not None:
             world.wanted = before

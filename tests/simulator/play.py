@@ -126,8 +126,31 @@ class Play:
         engine.open()
         return _at_once(engine.disks(DOMAIN))
 
+    @property
+    def definition(self) -> dict[str, tuple[str, str]] | None:
+        """What the owner of the definition boots from, whoever is at work.
+
+        None when nobody owns it, and where it proves nothing: after names of files
+        were changed by hand, and in a revert's short time between its record and the
+        moment that the owner was told (see docs/hooks.md).
+        """
+        found = self.world.definition
+        if found is None or self.world.meddled:
+            return None
+        named = {path for path, _ in found.values()}
+        for row in runs.open_reversions(self.journal.db):
+            former = {disk.former.path for disk in row.plan.disks}
+            if row.state == "recorded" and former & named:
+                return None
+        return found
+
     def boot(self) -> str | None:
-        """The operator starts the domain from what `domain show` names."""
+        """The domain is started: by its owner, or from what `domain show` names."""
+        if self.definition is not None:
+            self.settle_reversion(booting=True)
+            why = self.world.boot_domain(self.definition)
+            self._settle_creation()
+            return why
         sources = self.sources()
         if broken := [disk.broken for disk in sources if disk.broken is not None]:
             return str(broken)
@@ -138,6 +161,20 @@ class Play:
         if why is None and any(".backfold-" in disk.source for disk in sources):
             self.world.fence_is_void = True
         return why
+
+    def _settle_creation(self) -> None:
+        """Booted from the overlays of a snapshot that is being taken: it is taken."""
+        world = self.world
+        names = {path for path, _ in (world.definition or {}).values()}
+        for row in runs.open_creations(self.journal.db):
+            overlays = {plan.overlay for plan in row.plan.overlays}
+            if world.domain is not None and overlays <= names:
+                if all(
+                    not (f := world.files.file(o)) or not f.clusters for o in overlays
+                ):
+                    world.switched = {
+                        t: c.copy() for t, c in world.acknowledged.items()
+                    }
 
     async def _first(self, engine: SimEngine) -> None:
         if self.scene.order == "create":

@@ -38,6 +38,8 @@ class Scene:
     bare: bool = False
     #: Backups began before the first snapshot.
     backed_up: bool = False
+    #: The definition lives elsewhere, and its owner is told.
+    owned: bool = False
     history: tuple[str, ...] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
 
@@ -75,6 +77,41 @@ SCENES: Final = {
         Scene("off-revert-branch", "off", history=_FORK, delete="s3", order="revert"),
         Scene("running-backed-up", "running", backed_up=True),
         Scene("off-backed-up", "off", delete="s1", backed_up=True),
+        Scene("running-owned-2", "running", disks=2, owned=True),
+        Scene("paused-owned", "paused", owned=True),
+        Scene("off-owned-2", "off", disks=2, owned=True),
+        Scene(
+            "running-owned-mixed-2",
+            "running",
+            disks=2,
+            delete="s1",
+            partial=("s2",),
+            owned=True,
+        ),
+        Scene(
+            "running-owned-create-2",
+            "running",
+            disks=2,
+            snapshots=1,
+            order="create",
+            owned=True,
+        ),
+        Scene(
+            "off-owned-create-2",
+            "off",
+            disks=2,
+            snapshots=1,
+            order="create",
+            owned=True,
+        ),
+        Scene(
+            "off-owned-revert-2",
+            "off",
+            disks=2,
+            delete="s1",
+            order="revert",
+            owned=True,
+        ),
         Scene("running-stream", "running", more=_STREAM),
         Scene("running-stream-middle", "running", snapshots=3, more=_STREAM),
         Scene(
@@ -178,7 +215,9 @@ def build(
     async def prepare() -> None:
         async with SimEngine(world, journal, Life(Quiet()), locks) as engine:
             disks = [Disk(t, path, format) for t, (path, format) in sources.items()]
-            await engine.add_domain(DOMAIN, disks, MONITOR)
+            hook = "/etc/web.hook" if scene.owned else None
+            world.definition = dict(sources) if scene.owned else None
+            await engine.add_domain(DOMAIN, disks, MONITOR, hook=hook)
             for number, step in enumerate(scene.steps, 1):
                 if step.startswith("-"):
                     await engine.delete(DOMAIN, step[1:])

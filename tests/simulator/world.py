@@ -64,6 +64,12 @@ class World:
         self.back_to: str | None = None
         #: Started by hand while a revert was at work, from the former images.
         self.on_former = False
+        #: What the owner of the domain's definition has written last (path, format);
+        #: None when nobody owns it. A broken one fails in every call.
+        self.definition: dict[str, tuple[str, str]] | None = None
+        self.owner_is_broken = False
+        #: Names of files were changed by hand.
+        self.meddled = False
         #: Whether the storage is full, and whether it fails.
         self.full = False
         self.broken = False
@@ -80,6 +86,8 @@ class World:
         other.qemus = {pid: qemu.copy() for pid, qemu in self.qemus.items()}
         other.acknowledged = {t: c.copy() for t, c in self.acknowledged.items()}
         other.frozen = self.frozen.copy()
+        if self.definition is not None:
+            other.definition = self.definition.copy()
         if self.noted is not None:
             other.noted = {target: c.copy() for target, c in self.noted.items()}
         return other
