@@ -73,7 +73,7 @@ def delete(
     if not yes:
         invocation.require_terminal()
         plan, removed = make_plan(invocation, domain, snapshot, selection)
-        invocation.show(describe(plan, removed))
+        invocation.show(describe(plan, removed, invocation.output.width))
         names = ", ".join(plan.snapshots)
         which = "snapshot" if len(plan.snapshots) == 1 else "snapshots"
         if not invocation.confirm(f"Delete {which} {names} of {domain}?"):

@@ -46,6 +46,19 @@ class Facts:
         return self.run.state not in UNDECIDED | {"rolled_back", "refused"}
 
     @property
+    def is_undone(self) -> bool:
+        """Whether the images are as the plan found them, and stay so.
+
+        A deletion can be completed although its last pass was undone: the snapshots
+        were gone before it.
+        """
+        if self.run.state in ("rolled_back", "refused"):
+            return True
+        tops = {fold.top.path for fold in self.plan.folds} if self.plan else set()
+        states = [disk.state for disk in self.run.disks if disk.top in tops]
+        return bool(states) and set(states) <= {"cancelled", "failed"}
+
+    @property
     def decided(self) -> float | None:
         """Seconds from the beginning to the last decision; None without one."""
         made = [leg.since for leg in self.route.legs if leg.trigger == "decide"]

@@ -22,9 +22,6 @@ _FATES: Final = {
     "kept": ("stays without a name", "kept"),
 }
 
-#: Runs that end in one of these leave the images as they were.
-_UNCHANGED: Final = ("rolled_back", "refused")
-
 
 def section(facts: Facts) -> Markup | None:
     """The trees; nothing before there is a plan."""
@@ -35,7 +32,7 @@ def section(facts: Facts) -> Markup | None:
     disks = []
     for target in targets:
         before = trees.before(plan, target)
-        if facts.run.state in _UNCHANGED:
+        if facts.is_undone:
             views = [_view("Before, and now", before)]
         else:
             is_done = facts.run.state == "completed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections import Counter
 from html.parser import HTMLParser
@@ -72,15 +73,24 @@ class Page(HTMLParser):
         return "".join(self.texts)
 
 
-@pytest.fixture
-def told(cli: Cli, inside: Inside) -> Inside:
-    with Journal(cli.journal) as journal:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A journal with a run of each kind."""
+    path = tmp_path_factory.mktemp("written") / "journal.db"
+    with Journal(path) as journal:
         risk = "The guest writes faster than the storage copies."
         journal.completed(COMPLETED, plan(risks=[risk]))
         journal.rolled_back(ROLLED_BACK)
         journal.refused(REFUSED)
         journal.interrupted(OPEN)
         journal.hostile(HURT)
+    return path
+
+
+@pytest.fixture
+def told(cli: Cli, inside: Inside, written: Path) -> Inside:
+    cli.journal.parent.mkdir(mode=0o700)
+    shutil.copy(written, cli.journal)
     return inside
 
 
@@ -138,6 +148,19 @@ def test_what_was_not_done_is_not_told_as_done(told: Inside) -> None:
     assert "before its decision" in open_one.text
     assert "After, when it is finished" in open_one.text
     assert "still in it" in open_one.text
+
+
+def test_a_last_pass_that_was_undone_left_the_images_alone(
+    cli: Cli, inside: Inside
+) -> None:
+    with Journal(cli.journal) as journal:
+        written = journal.deletion(OPEN).go("accept").planned(plan())
+        written.each_fold("start").each_fold("fail", after=2.0)
+        written.go("abandon", "finish")
+    found = page(inside, OPEN)
+
+    assert found.headings[0] == "Deleted snapshot s1 of web."
+    assert "Before, and now" in found.text
 
 
 def test_whatever_is_in_the_journal_is_text(told: Inside) -> None:
