@@ -27,7 +27,8 @@ def of_edge(source: str, name: str, dest: str, facts: Facts) -> str | None:
     """What an edge tells; None when it says no more than the state that it leads to."""
     because = facts.get("because")
     if isinstance(because, str):
-        return f"{_EDGES.get(name, name.replace('_', ' ').capitalize())}: {because}."
+        begun = _EDGES.get(name, name.replace("_", " ").capitalize())
+        return f"{begun}: {because.rstrip('.')}."
     if name == "proceed" and dest == "rolled_back":
         return _said((_undone, "Everything is undone."), facts)
     forms = EDGES.get((source, name)) or EDGES.get(name)

@@ -339,7 +339,7 @@ def _number(value: Any) -> float | None:
 
 def _outcome(run: Run, decided: str | None) -> str:
     """How it ended, or what is to be done, in a sentence."""
-    reason = f": {run.reason}" if run.reason else ""
+    reason = f": {run.reason.rstrip('.')}" if run.reason else ""
     if run.finished is None:
         way = "; it is decided, there is only forward" if decided else ""
         state = run.state.replace("_", " ")

@@ -5,6 +5,7 @@ The runs are killed in a process of their own; everything else is the real comma
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_a_roll_back_is_told_before_and_after(filled: Cli) -> None:
         assert reads_seven(filled.folder / f"{target}.s1")
 
 
-def test_no_roll_back_after_the_decision(filled: Cli) -> None:
+def test_no_roll_back_after_the_decision(filled: Cli, inside: Inside) -> None:
     kill_at(filled, "delete", "s1", "vote.decide.noted", "helper,self")
     refused = filled.run("recover", "--roll-back", status=6)
 
@@ -125,6 +126,14 @@ def test_no_roll_back_after_the_decision(filled: Cli) -> None:
     assert "1 run left open" in refused.stdout
     assert "completed" in filled.run("recover").stdout
     assert reads_seven(filled.folder / "vda.qcow2")
+    (deletion,) = inside.json("status", "status")["deletions"]
+    story = inside("log", deletion["deletion"]).out
+    assert " * Decided for vda, vdb: only forward from here.\n" in story
+    assert re.search(
+        r" ! Another engine, \S+, took over after .* without a word", story
+    )
+    assert "No QEMU has the guest any more" in story
+    assert "Proved by the images, with no QEMU: vda.qcow2, vdb.qcow2" in story
 
 
 def test_a_creation_that_was_interrupted(web: Cli) -> None:
