@@ -104,10 +104,14 @@ def _names(paths: Iterable[str]) -> str:
     return _list(base_name(path) for path in paths)
 
 
+#: What is said of a job that QEMU has no more.
+_ENDED: Final = "has ended"
+
+
 def _jobs(facts: Facts) -> str:
-    """``vda pending at 7.6 MiB, vdb gone``: QEMU's words for each job."""
+    """``vda pending at 7.6 MiB, vdb has ended``: QEMU's word for each job."""
     return _list(
-        f"{disk} {job['status']}"
+        f"{disk} {_ENDED if job['status'] == 'gone' else job['status']}"
         + (f" at {size(job['bytes'])}" if "bytes" in job else "")
         + (f" ({job['error']})" if "error" in job else "")
         for disk, job in facts["jobs"].items()
@@ -120,7 +124,7 @@ def _stood(facts: Facts) -> str:
     if held is None:
         return ""
     said = f"; it stood still for {held:.0f} ms"
-    return said if total is None or total == held else f"{said} ({total:.0f} in all)"
+    return said if total is None or total == held else f"{said} ({total:.0f} ms in all)"
 
 
 def _hold(facts: Facts) -> str:
@@ -244,7 +248,7 @@ def _proved(facts: Facts) -> str:
         "the graph of QEMU" if facts["proof"] == "graph" else "the images, with no QEMU"
     )
     return (
-        f"Proved by {by}: {_names(facts['disks'].values())} hold what the guest wrote."
+        f"Proved by {by}: what the guest wrote is in {_names(facts['disks'].values())}."
     )
 
 

@@ -66,9 +66,11 @@ def _disk(disk: DiskStory) -> str:
     said = f"{disk.strategy}, {_words(disk.state)}"
     if disk.copied_bytes is None or disk.seconds is None:
         return f"{said}; {size(disk.planned_bytes)} planned"
-    rate = "" if disk.rate is None else f" ({size(disk.rate)}/s)"
-    copied = f"{size(disk.copied_bytes)} copied in {brief(disk.seconds)}{rate}"
-    return f"{said}; {copied}, {size(disk.planned_bytes)} planned"
+    rate = "" if disk.rate is None else f" at {size(disk.rate)}/s"
+    return (
+        f"{said}; {size(disk.copied_bytes)} copied, {size(disk.planned_bytes)} planned;"
+        f" converged after {brief(disk.seconds)}{rate}"
+    )
 
 
 def _heading(chapter: Chapter, day: str) -> str:
@@ -80,7 +82,7 @@ def _heading(chapter: Chapter, day: str) -> str:
 
 def _prefix(entry: Entry) -> str:
     took = "" if entry.took_seconds is None else brief(entry.took_seconds)
-    return f"{entry.since_seconds:+10.3f}  {took:>8}  "
+    return f"{f'+{entry.since_seconds:.3f} s':>11} {took:>7}  "
 
 
 def _told(entry: Entry) -> str:

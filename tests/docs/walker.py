@@ -7,10 +7,10 @@ printed, on both streams. ``...`` alone on a line stands for lines that are left
     <!-- scene: web-off -->    what the page begins with, once per page; see `scenes`
     <!-- not run: why -->      the block after this one is not run
 
-Ids of runs, times, durations, sizes, percentages, process numbers and numbers of six
-digits or more differ from run to run. They are not compared, nor is how far columns
-are apart. An id in a command is that of the run whose id stood at this place in an
-output, or that of the scene's last run.
+Ids of runs, times, durations, sizes, percentages, process numbers, engines
+(`user@host:process`) and numbers of six digits or more differ from run to run. They
+are not compared, nor is how far columns are apart. An id in a command is that of the
+run whose id stood at this place in an output, or that of the scene's last run.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ _VARIABLE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, word in (
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?", "TIME"),
         (r"\b\d\d:\d\d:\d\d(\.\d+)?(Z|\b)", "TIME"),
+        (r"(?<!\S)\+\d+\.\d{3}\b", "OFFSET"),
         (r"[+]?\b\d+(\.\d+)? ?(B|[KMGTPE]iB|bytes)\b(/s)?", "SIZE"),
         (r"\b\d+ h \d+ min\b|\b\d+ min \d+ s\b", "DURATION"),
         (r"[+]?\b\d+(\.\d+)? ?(ns|us|µs|ms|s|min|seconds?)\b", "DURATION"),
         (r"\b\d+(\.\d+)? ?%", "PERCENT"),
         (r"\b(pid|process) \d+\b", r"\1 NUMBER"),
+        (r"\b[\w.-]+@[\w.-]+:\d+\b", "WHO"),
         (r"\b\d{6,}\b", "NUMBER"),
         (r'("(?!schema")\w+": )-?\d+(\.\d+)?', r"\1NUMBER"),
     )
