@@ -26,7 +26,7 @@ docs-stamp := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
 .PHONY: help crash soak setup demo test every-case guard lint diagrams simulate replay clean \
-    docs docs-serve screenshot trees mutations powercut startup debian-venv debian-qemu \
+    docs docs-serve screenshot trees mutations powercut startup man debian-venv debian-qemu \
     debian-test debian-diagrams
 
 help: ## say what the targets do
@@ -73,9 +73,14 @@ lint: $(stamp) ## check style, types and what is generated in docs/
 	$(bin)/python tools/errors_page.py --check
 	$(bin)/python -m backfold.engine.event_docs --check docs/reference/events.md
 	$(bin)/python -m backfold.engine.journal_docs --check docs/reference/journal.md
+	$(bin)/python -m backfold.engine.cli_docs --check docs/reference/cli.md
+	$(bin)/python -m backfold.engine.json_docs --check docs/reference/json.md
 
 mutations: $(stamp) debian-test ## take one safeguard away at a time; print which tests fail
 	PYTHONPATH=tests $(bin)/python -m mutations.run $(ARGS)
+
+man: $(stamp) ## write the man pages into build/man
+	$(bin)/python -m backfold.engine.man_pages build/man
 
 startup: $(stamp) ## measure how soon the command line answers
 	$(bin)/python tools/startup.py
@@ -84,6 +89,8 @@ diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams and the pages ma
 	$(bin)/python -m backfold.engine.diagram docs/state-diagrams
 	$(bin)/python -m backfold.engine.event_docs docs/reference/events.md
 	$(bin)/python -m backfold.engine.journal_docs docs/reference/journal.md
+	$(bin)/python -m backfold.engine.cli_docs docs/reference/cli.md
+	$(bin)/python -m backfold.engine.json_docs docs/reference/json.md
 	$(bin)/python tools/errors_page.py
 
 screenshot: $(stamp) debian-test ## take the pictures of docs/report.md anew, from a real run

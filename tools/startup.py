@@ -26,6 +26,13 @@ BARE = "bare"
 BUDGET = 1.5
 
 
+#: What the script of a shell asks when Tab is pressed; see `Tab` below.
+QUESTION = {
+    "_BACKFOLD_LINE": "backfold log c",
+    "_BACKFOLD_COMMAND": "backfold",
+}
+
+
 def commands(journal: Path) -> dict[str, list[str]]:
     """What is measured, by name."""
     backfold = str(Path(sys.executable).with_name("backfold"))
@@ -34,6 +41,12 @@ def commands(journal: Path) -> dict[str, list[str]]:
         "--version": [backfold, "--version"],
         "--help": [backfold, "--help"],
         "status": [backfold, "--journal", str(journal), "status"],
+        "Tab": [
+            "env",
+            "_BACKFOLD_COMPLETE=bash",
+            f"BACKFOLD_JOURNAL={journal}",
+            backfold,
+        ],
     }
 
 
@@ -48,7 +61,9 @@ def make_journal(path: Path) -> None:
 def measure(command: list[str]) -> tuple[float, float]:
     """Seconds that passed, and seconds of the processor."""
     before, start = os.times(), time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        command, env=os.environ | QUESTION, stdout=subprocess.DEVNULL, check=True
+    )
     passed, after = time.perf_counter() - start, os.times()
     used = after.children_user + after.children_system
     return passed, used - before.children_user - before.children_system

@@ -16,7 +16,7 @@ from .invocation import Invocation
 app = typer.Typer(cls=Commands, **STYLE)
 
 #: Commands whose every answer is a line of an event.
-_STREAMING = ("delete", "recover")
+_STREAMING = ("delete", "recover", "cancel")
 _GLOBAL = ("--journal", "--json", "--verbose", "-v", "--version")
 
 
@@ -62,6 +62,10 @@ def options(
     left open, run `backfold recover`.
     """
     if ctx.invoked_subcommand is None:
+        if as_json:
+            raise UsageError(
+                "There is no command.", data="", remedy="`backfold --help` lists them."
+            )
         typer.echo(ctx.get_help(), err=True)
         raise typer.Exit(2)
     invocation: Invocation = ctx.obj

@@ -106,6 +106,15 @@ def demo(
 
     A guest that writes, a kill in the middle, a recovery, and a proof.
     """
-    from ..demo.story import run
+    from rich.console import Console
 
-    return run(seed, keep)
+    from ..demo.story import drawn, run
+
+    invocation: Invocation = ctx.obj
+    seed = drawn() if seed is None else seed
+    as_json = invocation.as_json
+    status = run(seed, keep, Console(stderr=as_json))
+    if as_json:
+        kept = None if keep is None else str(keep.absolute())
+        invocation.output.json({"seed": seed, "passed": status == 0, "kept": kept})
+    return status

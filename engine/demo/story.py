@@ -30,6 +30,11 @@ TROUBLE = (Failed, BackfoldError, RuntimeError, OSError, subprocess.SubprocessEr
 _SEEDS = 10_000
 
 
+def drawn() -> int:
+    """A seed that is easy to type."""
+    return secrets.randbelow(_SEEDS)
+
+
 def run(seed: int | None, keep: Path | None, console: Console | None = None) -> int:
     """Tell the story and return the exit status: 0 when no write was lost.
 
@@ -47,7 +52,7 @@ def run(seed: int | None, keep: Path | None, console: Console | None = None) -> 
             f"The demo needs {names}: install Debian's packages {stage.PACKAGES}."
         )
         return 1
-    seed = secrets.randbelow(_SEEDS) if seed is None else seed
+    seed = drawn() if seed is None else seed
     try:
         with stage.folder_for(keep) as folder, stage.log_to(folder / "engine.log"):
             try:
