@@ -103,7 +103,8 @@ def diagrams(facts: Facts) -> Markup:
 
 
 def _figure(svg: str, prefix: str, name: str, told: str) -> Markup:
-    picture = tag("div", _inline(svg, prefix), class_="wide machine", tabindex="0")
+    role = {"role": "region", "aria_label": f"Diagram: {name}", "tabindex": "0"}
+    picture = tag("div", _inline(svg, prefix), class_="wide machine", **role)
     caption = tag("figcaption", tag("strong", f"{name}. "), told)
     return tag("figure", picture, caption)
 

@@ -240,7 +240,7 @@ def test_wheel_holds_exactly_the_tree(wheel: Path) -> None:
     assert "backfold/py.typed" in names
 
 
-@pytest.mark.parametrize("kind", ["demo/*.bin", "*.json"])
+@pytest.mark.parametrize("kind", ["demo/*.bin", "*.json", "report/*.css"])
 def test_wheel_holds_data_of_the_kind(wheel: Path, kind: str) -> None:
     with zipfile.ZipFile(wheel) as archive:
         found = fnmatch.filter(archive.namelist(), f"backfold/engine/{kind}")
