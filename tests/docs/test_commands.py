@@ -91,6 +91,7 @@ def test_commands_share_a_shell(tmp_path: Path, quick: Path) -> None:
         ("$ seq 3", "1", "..."),
         ("$ true", "more"),
         ("$ seq 3", "...", "2"),
+        ("$ false", "..."),
     ],
 )
 def test_what_is_not_printed_is_found(

@@ -2,7 +2,8 @@
 
 A page's commands are the lines that begin with ``$ `` in its ``console`` blocks; a
 line that begins with ``> `` goes on with the command. What follows is what was
-printed, on both streams. ``...`` alone on a line stands for lines that are left out.
+printed, on both streams. ``...`` alone on a line stands for lines that are left out;
+a command of which nothing else is shown must succeed.
 
     <!-- scene: web-off -->    what the page begins with, once per page; see `scenes`
     <!-- not run: why -->      the block after this one is not run
@@ -204,6 +205,8 @@ class Walk:
         for command in page.commands:
             printed = self.run(command.text)
             problem = self.compare(command.expected, printed)
+            if command.expected == (LEFT_OUT,) and self._status != 0:
+                problem = "It fails, and the page shows nothing of that."
             if problem is not None:
                 raise Mismatch(
                     f"{page.path.name}:{command.line}: $ {command.text}\n{problem}\n"
