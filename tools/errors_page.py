@@ -92,6 +92,8 @@ REASONS = {
     "overlay_exists": "A file is where the new overlay would be.",
     "memory_file": "A memory file is missing, in use, an image, or another snapshot's.",
     "invalid_snapshot": "The snapshot does not hold its point in time any more.",
+    "hook_unusable": "The domain has a hook that cannot be run as it is: missing, not"
+    " executable, or others can write to it.",
     "domain_running": "A revert needs the domain to be off.",
     "would_discard": "A revert would give up what was written since the last snapshot.",
     "nothing_to_revert": "The domain has none of the snapshot's disks any more.",
