@@ -22,6 +22,7 @@ OTHER_NAMES = {
     "fold.py",
     "log_events.py",
     "metric_families.py",
+    "owner_steps.py",
     "questions.py",
     "reversion.py",
 }
