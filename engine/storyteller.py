@@ -15,8 +15,9 @@ from typing import Any, Final
 from ..journal.runs import TransitionRow
 from ..states.deletion import DELETION
 from . import sentences
-from .results import Creation, Deletion, FoldResult, Reversion, Run
+from .results import Deletion, Run
 from .story import Chapter, DiskStory, Entry, Kind, Story
+from .story_header import COPIED, as_number, disk_story, outcome
 from .words import brief
 
 #: What a step without a row is ordered by: the order in which a vote does them.
@@ -37,7 +38,7 @@ def tell(rows: Sequence[TransitionRow], run: Run) -> Story:
     known = [
         disk.planned_bytes if disk.copied_bytes is None else disk.copied_bytes
         for disk in disks
-        if disk.copied_bytes is not None or disk.state in _COPIED
+        if disk.copied_bytes is not None or disk.state in COPIED
     ]
     return Story(
         machine=type(run).__name__.lower(),
@@ -45,7 +46,7 @@ def tell(rows: Sequence[TransitionRow], run: Run) -> Story:
         domain=run.domain,
         snapshot=run.snapshot,
         state=run.state,
-        outcome=_outcome(run, teller.decided),
+        outcome=outcome(run, teller.decided),
         who=rows[0].who if rows else "",
         started=run.started,
         finished=run.finished,
@@ -57,12 +58,6 @@ def tell(rows: Sequence[TransitionRow], run: Run) -> Story:
         disks=disks,
         chapters=chapters,
     )
-
-
-#: A length of time that a rate can be told of, in seconds.
-_SHORTEST: Final = 0.001
-#: States of a fold whose planned bytes were copied, if nothing else is known.
-_COPIED: Final = frozenset({"converged", "voted", "switched", "retired"})
 
 
 @dataclass
@@ -138,7 +133,7 @@ class _Teller:
             while left == 0 and number + 1 < len(self._passes):
                 number, left = number + 1, lengths[number + 1]
             left -= 1
-            yield _disk(disk, self._passes[number].get(disk.target, {}))
+            yield disk_story(disk, self._passes[number].get(disk.target, {}))
 
     def _edge(self, row: TransitionRow) -> None:
         facts = {k: v for k, v in row.detail.items() if k != "steps"}
@@ -209,7 +204,7 @@ class _Teller:
         self, row: TransitionRow, name: str, facts: Mapping[str, Any], took: Any
     ) -> None:
         said = sentences.of_step(name, facts)
-        self._add(row, "step", said, facts, name=name, took=_number(took))
+        self._add(row, "step", said, facts, name=name, took=as_number(took))
 
     def _completed(self, told: Mapping[str, Any]) -> None:
         """Jobs that voted have copied on since they had converged."""
@@ -224,7 +219,7 @@ class _Teller:
             facts = {"planned": self._planned.get(disk), **row.detail}
             self._passes[-1][disk] = facts
             said = sentences.of_copy(disk, facts)
-            seconds = _number(facts.get("seconds"))
+            seconds = as_number(facts.get("seconds"))
             self._add(row, "copied", said, facts, disk=disk, took=seconds)
         elif row.trigger == "fail":
             said = f"{disk}: its job failed."
@@ -304,62 +299,3 @@ def _time(text: str, otherwise: datetime | None) -> datetime:
         return found if found.tzinfo else found.replace(tzinfo=UTC)
     except ValueError:
         return otherwise or datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-
-
-def _disk(disk: FoldResult, facts: Mapping[str, Any]) -> DiskStory:
-    """What is known of the copy of one disk.
-
-    QEMU counts holes as copied in all jobs but active commits, whose dirty blocks it
-    knows: of the others, the data that was planned is what was copied.
-    """
-    copied = seen = float(disk.bytes)
-    seconds = _number(facts.get("seconds"))
-    if facts.get("active") is True:
-        copied = _number(facts.get("all", facts.get("bytes"))) or 0
-        seen = _number(facts.get("copied")) or 0
-    is_known = seconds is not None and "active" in facts
-    is_measured = seconds is not None and seconds >= _SHORTEST and seen > 0
-    return DiskStory(
-        disk.target,
-        disk.strategy,
-        disk.top,
-        disk.base,
-        disk.state,
-        disk.bytes,
-        int(copied) if is_known else None,
-        seconds if is_known else None,
-        seen / seconds if seconds and is_known and is_measured else None,
-    )
-
-
-def _number(value: Any) -> float | None:
-    """A number of the journal; None for anything else."""
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _outcome(run: Run, decided: str | None) -> str:
-    """How it ended, or what is to be done, in a sentence."""
-    reason = f": {run.reason.rstrip('.')}" if run.reason else ""
-    if run.finished is None:
-        way = "; it is decided, there is only forward" if decided else ""
-        state = run.state.replace("_", " ")
-        return f"Open in {state}{way}. `backfold recover {run.id}` finishes it."
-    if isinstance(run, Creation | Reversion):
-        return _ENDS[run.state].format(run=run) + reason + "."
-    if run.state == "completed":
-        gone = ", ".join(run.snapshots) or run.snapshot
-        return f"Completed: {gone} of {run.domain} {_are(run.snapshots)} gone{reason}."
-    if run.state == "refused":
-        return f"Refused, and nothing was changed{reason}."
-    return f"Rolled back{reason}. The domain is as before."
-
-
-def _are(names: Sequence[str]) -> str:
-    return "are" if len(names) > 1 else "is"
-
-
-_ENDS: Final = {
-    "recorded": "The snapshot {run.snapshot} of {run.domain} was taken",
-    "reverted": "{run.domain} was reverted to {run.snapshot}",
-    "undone": "Undone, the disks are as before",
-}

@@ -146,15 +146,16 @@ TABLES: Final[Mapping[str, Description]] = {
             "source": "The state that the run was in.",
             "trigger": "The edge that was taken, the step that is done, or a remark:"
             " `claim` (begun, or taken over), `alarm`, `request_cancel`,"
-            " `flush_failed`.",
+            " `flush_failed`, `left_open`.",
             "dest": "The state afterwards; the same as `source` except for an edge.",
             "kind": "`edge`; `announce` (the step will be done), `note` (it is done);"
             " `remark`.",
             "who": "Who wrote it: user@host:pid.",
             "generation": "The run's generation that the writer had.",
             "detail": "More about it (JSON): the disk, the reason, what QEMU answered."
-            " A run's last edge has `journal`: how many COMMITs its rows took before"
-            " it, in how many seconds, and the longest.",
+            " `steps` has what steps without a row of their own have told, and their"
+            " seconds. A run's last edge has `journal`: how many COMMITs its rows took"
+            " before it, in how many seconds, and the longest.",
             "at": "When (UTC, ISO 8601).",
         },
     ),

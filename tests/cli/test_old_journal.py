@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backfold.engine.demo.guest import qemu_img
 from cli.command import Cli
+from cli.conftest import Inside
 
 FIXTURE = Path(__file__).parent / "data" / "journal-0.1.0.sql"
 RUN = "c883f16bcb35"
@@ -43,7 +44,7 @@ def applied(cli: Cli) -> set[str]:
     return {name for (name,) in rows}
 
 
-def test_a_dry_run_reads_it_and_leaves_it_old(cli: Cli) -> None:
+def test_a_dry_run_reads_it_and_leaves_it_old(cli: Cli, inside: Inside) -> None:
     bring_back(cli)
     before = cli.journal.read_bytes()
     (seen,) = cli.lines("event", "recover", "--dry-run", status=6)
@@ -51,6 +52,11 @@ def test_a_dry_run_reads_it_and_leaves_it_old(cli: Cli) -> None:
     assert (seen["run"], seen["state"]) == (RUN, "commit_per_disk")
     assert seen["started"].startswith("2026-")
     assert cli.journal.read_bytes() == before
+    assert applied(cli) == {"version_1"}
+    story = inside("log", RUN).out
+    assert f"`backfold recover {RUN}` finishes it." in story
+    assert "All checks passed: 8.0 MiB to copy on 1 disk; the domain is off." in story
+    assert "Started a helper, a paused QEMU without a guest." in story
     assert applied(cli) == {"version_1"}
 
 

@@ -10,6 +10,7 @@ import pytest
 from backfold.engine import sentences, storyteller
 from backfold.engine.results import Creation, Deletion, FoldResult
 from backfold.engine.seeds import MACHINES
+from backfold.engine.step_sentences import STEPS
 from backfold.engine.story import Chapter, Entry, Story
 from backfold.journal.runs import TransitionRow
 from backfold.states.machine import REMARKS
@@ -356,11 +357,11 @@ def test_a_creation() -> None:
 
 
 def test_every_step_and_remark_has_a_sentence() -> None:
-    """A new step says in `engine.sentences` what it did."""
+    """A new step says in `engine.step_sentences` what it did."""
     steps = {s.name for m in MACHINES for state in m.states for s in state.steps}
     told_elsewhere = {"claim", "request_cancel"}
 
-    assert steps - set(sentences.STEPS) == set()
+    assert steps - set(STEPS) == set()
     assert set(REMARKS) - set(sentences.REMARKS) == told_elsewhere
 
 
