@@ -326,6 +326,7 @@ class Driver:
             ) from error
         finally:
             await runner.disconnect()
+            await runner.ctx.owner.close()
         if leaving.is_set():
             raise asyncio.CancelledError
         return record()

@@ -125,8 +125,10 @@ class ExecutableHook:
         """
         assert call.hook is not None
         if call.again:
-            await asyncio.to_thread(end_left_over, call.run)
-        if (why := hook_obstacle(call.hook)) is not None:
+            await self.end_former(call.run)
+        # In a thread: a file system may not answer, and a guest may stand still.
+        why = await asyncio.to_thread(hook_obstacle, call.hook)
+        if why is not None:
             raise CommandFailed(f"The hook cannot be run: {why}.")
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
@@ -148,6 +150,10 @@ class ExecutableHook:
                 f"The hook {call.hook} failed ({_status(status)}){tail.words()}."
             )
         return tail.last
+
+    async def end_former(self, run: str) -> None:
+        """Kill what a dead engine left running. Raises `CommandFailed`."""
+        await asyncio.to_thread(end_left_over, run)
 
     async def _ended(
         self, process: asyncio.subprocess.Process, hook: str, tail: _Tail
@@ -191,6 +197,10 @@ class ProgramHook:
                 f" than {SECONDS:g} s."
             ) from None
         return ""
+
+    async def end_former(self, run: str) -> None:
+        """Kill what an engine that runs executables left; see `ExecutableHook`."""
+        await asyncio.to_thread(end_left_over, run)
 
 
 class _Tail:

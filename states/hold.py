@@ -145,6 +145,20 @@ async def let_guest_go(ctx: Context, session: Session) -> Facts:
     return {"found": state, "sent": "cont"}
 
 
+def stands_since(ctx: Context) -> float | None:
+    """When the guest of the present hold was stopped (monotonic seconds).
+
+    An engine that takes over has that from the hold's row; None when nobody can tell.
+    """
+    if ctx.held_since is not None:
+        return ctx.held_since
+    hold = hold_of(ctx)
+    if not hold["stops_guest"] or hold.get("boot_id") != ctx.clock.boot_id():
+        return None
+    since: float | None = hold.get("since")
+    return since
+
+
 def stood(ctx: Context) -> Facts:
     """How long the guest stood still: in this hold, and in all so far, milliseconds.
 
@@ -152,12 +166,9 @@ def stood(ctx: Context) -> Facts:
     milliseconds. One whose guest was found running, or gone, ended nobody knows
     when, and adds nothing.
     """
-    hold = hold_of(ctx)
-    began, ended = ctx.held_since, ctx.let_go_at
-    if began is not None:
+    began, ended = stands_since(ctx), ctx.let_go_at
+    if ctx.held_since is not None:
         ended = ctx.clock.monotonic() if ended is None else ended
-    elif hold.get("boot_id") == ctx.clock.boot_id():
-        began = hold.get("since")
     downtime = ctx.row.downtime_ms
     if began is None or ended is None:
         return {"downtime_ms": downtime}

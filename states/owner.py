@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 from sqlite_utils import Database
 
 from ..journal import catalog, runs
-from ..journal.errors import CommandFailed, WorldError
+from ..journal.errors import CommandFailed, JournalError, WorldError
 from ..journal.model import Disk, Domain
 from ..journal.runs import RunKey
 from .ports import Clock, DefinitionHook, HookCall
@@ -143,7 +143,7 @@ class Owner:
         if not self._can_be_called:
             return {}
         if self._begun is not None and self._begun[0] != call:
-            await self.close()
+            await self._end_begun()
         if self._begun is None:
             task = asyncio.ensure_future(self._called(call))
             self._begun = (call, self.clock.monotonic(), task)
@@ -171,7 +171,21 @@ class Owner:
                 await task
 
     async def close(self) -> None:
-        """End a call that was begun: this engine leaves the run."""
+        """This engine leaves the run: no call of it goes on, nor of one that died.
+
+        A run that was taken over may end without a call, which would have ended what
+        was left of former ones; a late write of such a one would come after the calls
+        of runs to come. Called while nobody else can begin one.
+        """
+        await self._end_begun()
+        if self.key.generation > 1:
+            try:
+                await self.port.end_former(self.key.id)
+            except WorldError as error:
+                with suppress(JournalError):
+                    await self.effects.alarm(error.what)
+
+    async def _end_begun(self) -> None:
         begun, self._begun = self._begun, None
         if begun is not None:
             begun[2].cancel()

@@ -461,6 +461,12 @@ class DefinitionHook(Protocol):
         nothing running.
         """
 
+    async def end_former(self, run: str) -> None:
+        """End what an engine that died left running of a run's calls.
+
+        Raises `CommandFailed` when something does not end.
+        """
+
 
 class Clock(Protocol):
     """Time and chance."""

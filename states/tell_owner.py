@@ -13,6 +13,7 @@ from typing import Final
 
 from ..journal.model import FoldPlan
 from .context import Context, Stuck
+from .hold import stands_since
 from .owner import OwnerFailed, mend_hook, tell
 from .ports import Session
 from .switched_disks import switched_disks
@@ -39,9 +40,8 @@ async def call_hook(
     if not changes or unknown or session.is_helper or not ctx.owner.is_there:
         return
     call = ctx.owner.switch(changes)
-    now = ctx.clock.monotonic()
-    began = now if ctx.held_since is None else ctx.held_since
-    left = began + ctx.options.max_downtime_ms / 1000 - now
+    now, since = ctx.clock.monotonic(), stands_since(ctx)
+    left = (now if since is None else since) + ctx.options.max_downtime_ms / 1000 - now
     await ctx.effects.perform(
         "call_hook",
         lambda: ctx.owner.begin(call, max(FLOOR, left)),

@@ -6,19 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+from backfold.journal.errors import BackfoldError
 from crash.test_guard import CALM, hold_is_over, wait_for
 from real.owners import Launcher
 from real.scene import DOMAIN, Scene, play
 
 
-def deletion(scene: Scene) -> subprocess.Popen[bytes]:
-    """`backfold delete`, with a guest that may stand for as long as the test needs."""
-    order = f"delete {DOMAIN} s3 --yes --strategy commit --max-downtime 60000"
+def command(scene: Scene, order: str) -> subprocess.Popen[bytes]:
+    """An engine in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "backfold", "--journal", scene.journal, *order.split()],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def deletion(scene: Scene) -> subprocess.Popen[bytes]:
+    """`backfold delete`, with a guest that may stand for as long as the test needs."""
+    order = f"delete {DOMAIN} s3 --yes --strategy commit --max-downtime 60000"
+    return command(scene, order)
 
 
 def test_a_hook_that_outlives_its_engine(tmp_path: Path) -> None:
@@ -52,5 +58,27 @@ def test_a_hook_that_outlives_its_engine(tmp_path: Path) -> None:
             assert owner.agrees(await scene.disks()) and owner.disks != former
             await scene.write()
             await scene.verify()
+
+    play(story())
+
+
+def test_a_hook_of_a_run_that_ends_without_a_call(tmp_path: Path) -> None:
+    """What an engine left of it is ended with the run, before any other can begin."""
+
+    async def story() -> None:
+        async with Scene(tmp_path, power="off") as scene:
+            owner = Launcher(tmp_path)
+            owner.hook.write_text("#!/bin/sh\nwhile :; do sleep 0.05; done\n")
+            await scene.engine.set_hook(DOMAIN, str(owner.hook))
+            process = command(scene, f"snapshot create {DOMAIN} s1")
+            try:
+                wait_for(lambda: len(owner.running) == 1, "the hook was not called")
+            finally:
+                process.kill()
+                process.wait()
+            assert len(owner.running) == 1
+            (undone,) = await scene.engine.recover()
+            assert not isinstance(undone, BackfoldError) and undone.state == "undone"
+            assert owner.running == []
 
     play(story())

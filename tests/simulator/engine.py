@@ -198,6 +198,9 @@ class SimHook:
         self._life.at("hook done")
         return "written"
 
+    async def end_former(self, run: str) -> None:
+        """A call ends with the engine that made it."""
+
 
 class SimProbe:
     """Each moment of a step is a moment of the life, and the guest goes on in it."""
