@@ -106,6 +106,12 @@ class Output:
         )
 
     @property
+    def has_styles(self) -> bool:
+        """Whether lines may be bold or coloured; what they say never depends on it."""
+        forced = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
+        return self.is_interactive or bool(forced)
+
+    @property
     def width(self) -> int | None:
         """Columns of the terminal; None when lines need not fit into anything."""
         if not self.stdout.isatty():
@@ -120,7 +126,9 @@ class Output:
 
             self._console = Console(
                 file=cast(IO[str], self.stdout),
-                force_terminal=self.is_interactive,
+                force_terminal=self.has_styles,
+                # Rich knows $NO_COLOR, and looks at $TERM only of a terminal.
+                color_system="auto" if self.is_interactive else "standard",
                 highlight=False,
                 markup=False,
                 emoji=False,
@@ -131,7 +139,7 @@ class Output:
         """One line for people; with ``as_json`` it goes to standard error."""
         if self.as_json:
             self.note(text)
-        elif self.is_interactive:
+        elif self.is_interactive or (style is not None and self.has_styles):
             # Through rich, so that a progress bar below the line is redrawn.
             shown = shown_on(self.stdout, safe(text))
             self.console.print(shown, style=style, soft_wrap=True)
