@@ -110,7 +110,7 @@ def log(
     else:
         from . import stories
 
-        for line, style in stories.header(story):
+        for line, style in stories.header(story, output.width):
             output.line(line, style)
         for line, style in stories.time_line(story, output.width):
             output.line(line, style)

@@ -96,21 +96,21 @@ def details(
     story: Story, outlook: Outlook | None, worker: Holder | None, width: int | None
 ) -> Iterator[Line]:
     """One run in words; of an open one what happened and what recovery will do."""
-    from .stories import header
+    from .stories import field, header
 
-    yield from header(story)
+    yield from header(story, width)
     if outlook is None:
-        yield from _field(
+        yield from field(
             "more", f"`backfold log {story.run}` tells how it went.", width
         )
         return
     last = f"{instant(outlook.last)} by {outlook.who or 'nobody'}"
-    yield from _field("heard of", last, width)
+    yield from field("heard of", last, width)
     for happened in outlook.happened:
-        yield from _field("happened", happened, width)
+        yield from field("happened", happened, width)
     for will in outlook.will:
-        yield from _field("will", will, width)
-    yield from _field("safe", outlook.safe, width)
+        yield from field("will", will, width)
+    yield from field("safe", outlook.safe, width)
     yield "", None
     for line in wrapped("", todo(line_of(story), worker), width):
         yield line, None
@@ -156,8 +156,3 @@ def _cut(line: str, width: int | None) -> str:
     if width is None or len(line) <= width:
         return line
     return line[: max(0, width - 3)] + "..."
-
-
-def _field(label: str, value: str, width: int | None) -> Iterator[Line]:
-    for line in wrapped(f"  {label:8}  ", value, width):
-        yield line, None

@@ -23,27 +23,33 @@ _MARKS: Final = {
 Line = tuple[str, str | None]
 
 
-def header(story: Story) -> Iterator[Line]:
+def header(story: Story, width: int | None) -> Iterator[Line]:
     """What a run was about, how it ended, and the numbers of it."""
     run = f"{story.machine} {story.run} of snapshot {story.snapshot} of {story.domain}"
     yield run, "bold"
-    yield _field("state", f"{_words(story.state)}{_open(story)}")
-    yield _field("outcome", story.outcome)
-    yield _field("begun", f"{instant(story.started)} by {story.who}")
+    yield from field("state", f"{_words(story.state)}{_open(story)}", width)
+    yield from field("outcome", story.outcome, width)
+    yield from field("begun", f"{instant(story.started)} by {story.who}", width)
     if story.decided is not None:
         after = duration(_seconds(story.started, story.decided))
-        yield _field("decided", f"{instant(story.decided)}, after {after}")
+        yield from field("decided", f"{instant(story.decided)}, after {after}", width)
     if story.finished is not None and story.seconds is not None:
         ended = f"{instant(story.finished)}, after {duration(story.seconds)}"
-        yield _field("ended", ended)
+        yield from field("ended", ended, width)
     if story.downtime_ms is not None:
-        yield _field("downtime", f"{story.downtime_ms:.0f} ms")
+        yield from field("downtime", f"{story.downtime_ms:.0f} ms", width)
     if story.bytes is not None:
-        yield _field("copied", size(story.bytes))
+        yield from field("copied", size(story.bytes), width)
     for disk in story.disks:
-        yield _field(disk.target, _disk(disk))
-        yield _field("", f"top   {disk.top}")
-        yield _field("", f"base  {disk.base}")
+        yield from field(disk.target, _disk(disk), width)
+        yield from field("", f"top   {disk.top}", width)
+        yield from field("", f"base  {disk.base}", width)
+
+
+def field(label: str, value: str, width: int | None) -> Iterator[Line]:
+    """One line of a header; it may need several."""
+    for line in wrapped(f"  {label:8}  ", value, width):
+        yield line, None
 
 
 def time_line(story: Story, width: int | None) -> Iterator[Line]:
@@ -56,10 +62,6 @@ def time_line(story: Story, width: int | None) -> Iterator[Line]:
             mark, style = _MARKS.get(entry.kind, (" ", None))
             for line in wrapped(_prefix(entry) + mark + " ", _told(entry), width):
                 yield line, style
-
-
-def _field(label: str, value: str) -> Line:
-    return f"  {label:8}  {value}", None
 
 
 def _disk(disk: DiskStory) -> str:

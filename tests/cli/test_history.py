@@ -120,8 +120,12 @@ def test_hostile_names_are_escaped_in_every_form(written: Path, inside: Inside) 
 @pytest.mark.parametrize("width", [50, 80])
 def test_a_narrow_terminal_wraps_and_breaks_no_name(written: Path, width: int) -> None:
     story = look(written, lambda rows: History(rows).story(DONE))
-    lines = [line for line, _ in stories.time_line(story, width)]
-    whole = [line for line, _ in stories.time_line(story, None)]
+
+    def lines_of(width: int | None) -> list[str]:
+        told = *stories.header(story, width), *stories.time_line(story, width)
+        return [line for line, _ in told]
+
+    lines, whole = lines_of(width), lines_of(None)
 
     assert (len(lines) > len(whole)) == (width == 50)
     assert " ".join(lines).split() == " ".join(whole).split()
