@@ -93,6 +93,10 @@ diagrams: $(stamp) debian-diagrams ## write docs/state-diagrams and the pages ma
 	$(bin)/python -m backfold.engine.json_docs docs/reference/json.md
 	$(bin)/python tools/errors_page.py
 
+.PHONY: recording debian-recording
+recording: $(stamp) debian-recording ## record docs/assets/backfold.cast and its picture anew
+	$(bin)/python tools/recording.py docs/assets
+
 screenshot: $(stamp) debian-test ## take the pictures of docs/report.md anew, from a real run
 	PYTHONPATH=tests $(bin)/python -m browser.screenshot docs/assets
 
@@ -125,6 +129,9 @@ debian-qemu:
 debian-test:
 	@tools/debian-packages qemu-system-x86_64 qemu-img qemu-io nasm cc systemd-analyze \
 	    strace losetup mkfs.ext4 zsh fish groff sqlite3 dot chromium chromedriver
+
+debian-recording:
+	@tools/debian-packages qemu-system-x86_64 qemu-img asciinema unshare
 
 debian-diagrams:
 	@tools/debian-packages dot

@@ -154,6 +154,8 @@ class Bars(CalmLines):
     def open(self) -> None:
         """Begin to draw."""
         self._display.start()
+        # Whoever is killed cannot bring a hidden cursor back.
+        self.output.console.show_cursor(True)
         super().open()
 
     def close(self) -> None:

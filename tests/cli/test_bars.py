@@ -100,6 +100,7 @@ def test_what_matters_fits_every_width(
     draw: Callable[[int, int], Drawing], width: int
 ) -> None:
     drawing = draw(width, 30)
+    drawing.seen()  # The cursor is there, should it be killed.
     begin(drawing.bars)
     tell(drawing.bars, moved("vda", 0, GIB), moved("vda", 512 * MIB, GIB))
     tell(drawing.bars, moved("vdb", GIB, GIB))
@@ -296,9 +297,10 @@ def test_calm_lines_tell_alarms_of_others_only(
 
 
 def test_progress_is_left_out_for_a_reader_that_is_too_slow(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """States never are."""
+    monkeypatch.setattr(progress, "BACKLOG", 10)
     listener = JsonLines(Output(True))
     for done in range(progress.BACKLOG * 3):
         listener(moved("vda", done, GIB))
