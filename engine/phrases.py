@@ -16,7 +16,7 @@ def said(forms: Forms, facts: Facts) -> str:
     full, plain = forms
     try:
         return full(facts)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return plain
 
 

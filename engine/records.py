@@ -6,10 +6,10 @@ The schemas in ``cli/schemas/`` describe every object; the tests hold them toget
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..journal.errors import BackfoldError, Reason, Refused
+from ..journal.times import seconds_between
 
 if TYPE_CHECKING:
     from ..journal.model import Domain, FoldPlan, Plan, Snapshot
@@ -415,7 +415,5 @@ def _entry(entry: Entry) -> dict[str, Any]:
 
 
 def _length(began: str, ended: str | None) -> float | None:
-    if ended is None:
-        return None
-    length = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
-    return round(length.total_seconds(), 6)
+    length = None if ended is None else seconds_between(began, ended)
+    return None if length is None else round(length, 6)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final, TypeAlias
 
 from ..journal.model import DiskReversion
 from ..journal.runs import CreationRow, DeletionRow, ReversionRow
+from ..journal.times import seconds_between
 
 #: Fold states in which the base is the truth; before them it is the overlay.
 ON_BASE: Final = frozenset({"voted", "switched", "retired"})
@@ -190,7 +190,4 @@ Run: TypeAlias = Deletion | Creation | Reversion
 
 
 def _seconds(started: str, finished: str | None) -> float | None:
-    if finished is None:
-        return None
-    length = datetime.fromisoformat(finished) - datetime.fromisoformat(started)
-    return length.total_seconds()
+    return None if finished is None else seconds_between(started, finished)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -42,7 +43,11 @@ def disk_story(disk: FoldResult, facts: Mapping[str, Any]) -> DiskStory:
 
 def as_number(value: Any) -> float | None:
     """A number of the journal; None for anything else."""
-    return float(value) if isinstance(value, int | float) else None
+    try:
+        found = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def outcome(run: Run, decided: str | None) -> str:

@@ -540,7 +540,7 @@ def _transition_row(row: Mapping[str, Any]) -> TransitionRow:
         detail = json.loads(row["detail"])
         if not isinstance(detail, dict):
             raise ValueError(f"{row['trigger']}: no object")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise _unreadable(row["machine"], row["run"], error) from error
     return TransitionRow(**{**fields, "detail": detail})
 
@@ -548,7 +548,7 @@ def _transition_row(row: Mapping[str, Any]) -> TransitionRow:
 def _deletion_row(db: Rows, row: Mapping[str, Any]) -> DeletionRow:
     try:
         return _read_deletion(db, row)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _unreadable("deletion", row.get("id"), error) from error
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...journal.times import seconds_between
 from .arguments import RunId
 from .invocation import Invocation
 from .text import columns, safe
@@ -163,19 +164,16 @@ def _as_json(rows: Rows, run: str | None, recent: int | None) -> dict[str, Any]:
 
 def _rows(rows: Sequence[TransitionRow]) -> list[list[str]]:
     lines = [["TIME", "SINCE", "WHAT", "KIND", "WHO", "DETAIL"]]
-    from datetime import datetime
-
-    began = datetime.fromisoformat(rows[0].at)
     for row in rows:
-        at = datetime.fromisoformat(row.at)
+        since = seconds_between(rows[0].at, row.at)
         moved = f" → {row.dest}" if row.dest != row.source else ""
         disk = row.detail.get("disk") if row.machine == "fold" else None
         place = f"{safe(disk)}: {row.source}" if disk else row.source
         what = f"{place}{moved}" if moved else f"{place}/{row.trigger}"
         lines.append(
             [
-                at.strftime("%H:%M:%S.%f")[:-3],
-                f"+{(at - began).total_seconds():.3f}",
+                safe(row.at[11:23]),
+                "-" if since is None else f"+{since:.3f}",
                 what,
                 row.kind if not moved else row.trigger,
                 safe(row.who),

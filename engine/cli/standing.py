@@ -7,12 +7,12 @@ loads nothing of the engine.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...journal import holders, overview
 from ...journal.holders import Holder
 from ...journal.overview import RunLine
+from ...journal.times import seconds_between
 from .text import columns, duration, instant, safe, wrapped
 
 if TYPE_CHECKING:
@@ -146,10 +146,8 @@ def as_json(run: RunLine, worker: Holder | None) -> dict[str, Any]:
 
 
 def _took(started: str, finished: str | None) -> str:
-    if finished is None:
-        return "-"
-    length = datetime.fromisoformat(finished) - datetime.fromisoformat(started)
-    return duration(length.total_seconds())
+    took = None if finished is None else seconds_between(started, finished)
+    return "-" if took is None else duration(took)
 
 
 def _cut(line: str, width: int | None) -> str:

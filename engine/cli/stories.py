@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from ...journal.times import seconds_between
 from .text import brief, duration, instant, safe, size, wrapped
 
 if TYPE_CHECKING:
@@ -100,8 +100,4 @@ def _open(story: Story) -> str:
 
 
 def _seconds(began: str, ended: str) -> float:
-    try:
-        length = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
-    except ValueError:
-        return 0.0
-    return max(0.0, length.total_seconds())
+    return seconds_between(began, ended) or 0.0

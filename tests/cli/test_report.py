@@ -217,8 +217,17 @@ def test_a_damaged_time_costs_that_time_only(told: Inside, cli: Cli) -> None:
         assert at in page(told, COMPLETED).text
 
 
+def test_a_damaged_end_hides_no_other_run(told: Inside, cli: Cli) -> None:
+    spoil(cli.journal, "update deletions set finished = ? where id = ?", "x", COMPLETED)
+    spoil(cli.journal, "update transitions set at = ? where run = ?", "y", COMPLETED)
+
+    assert {COMPLETED, ROLLED_BACK, OPEN} <= set(told("status").out.split())
+    assert "y" in told("log", COMPLETED, "--steps").out
+    assert "Images" in page(told, COMPLETED).headings
+
+
 def test_a_damaged_row_is_reported(told: Inside, cli: Cli) -> None:
-    for detail in ("[1]", "{"):
+    for detail in ("[1]", "{", '{"a":' * 5000 + "1" + "}" * 5000):
         order = "update transitions set detail = ? where run = ? and trigger = 'hold'"
         spoil(cli.journal, order, detail, OPEN)
         said = told("report", OPEN, "--html", "-", status=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -365,7 +366,10 @@ def test_every_step_and_remark_has_a_sentence() -> None:
     assert set(REMARKS) - set(sentences.REMARKS) == told_elsewhere
 
 
-@pytest.mark.parametrize("value", [None, 7, "x", [], {}, {"vda": 3}, ["\x1b[2J"]])
+@pytest.mark.parametrize(
+    "value",
+    [None, 7, "x", [], {}, {"vda": 3}, ["\x1b[2J"], math.nan, math.inf, 10**400],
+)
 def test_details_that_are_not_what_they_should_be(value: Any) -> None:
     """A damaged or hostile journal is told as far as it goes."""
     names = ("jobs", "disks", "images", "names", "steps", "bytes", "found", "reasons")
