@@ -449,6 +449,9 @@ class HypervisorContract:
                 )
                 with pytest.raises(CommandFailed, match="block-commit: "):
                     await second.start(fold_plan(chain, *chain), live, None)
+                # QEMU's own words, and its class of errors where that says more.
+                with pytest.raises(CommandFailed, match=r"found \(CommandNotFound\)$"):
+                    await raw(second).execute("no-such")
                 await second.complete(JOB)
                 await reach(second, JOB, "pending")
                 await second.close()
