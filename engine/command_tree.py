@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
 from .cli.app import app
+from .cli.usage import record
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _text(command: TyperCommand | TyperGroup, context: typer.Context) -> Command
             assert isinstance(each, TyperCommand | TyperGroup)
             inner = typer.Context(each, info_name=name, parent=context)
             below.append(_text(each, inner))
-    pieces = " ".join(map(_piece, command.collect_usage_pieces(context)))
+    pieces = " ".join(command.collect_usage_pieces(context))
     return CommandText(
         path=context.command_path,
         usage=f"{context.command_path} {pieces}",
@@ -69,13 +70,6 @@ def _text(command: TyperCommand | TyperGroup, context: typer.Context) -> Command
         parameters=tuple(_parameters(command)),
         below=tuple(below),
     )
-
-
-def _piece(written: str) -> str:
-    """A part of the usage: what must be given is bare, the rest is in brackets."""
-    return re.sub(
-        r"^([{[])([a-z]+)([]}])$", lambda found: found[0].upper(), written
-    ).strip("{}")
 
 
 def _paragraphs(text: str) -> Iterator[str]:
@@ -86,29 +80,17 @@ def _paragraphs(text: str) -> Iterator[str]:
 def _parameters(command: TyperCommand | TyperGroup) -> Iterator[Parameter]:
     context = typer.Context(command)
     for param in command.params:
-        if record := param.get_help_record(context):
-            written, help = record
-            is_option = isinstance(param, TyperOption)
-            written = _value(written) if is_option else _argument(written)
-            yield Parameter(written, _sentences(help), is_option)
-
-
-def _value(written: str) -> str:
-    """An option; words to choose from are told as such, types are not."""
-    return re.sub(r"<([^>]*)>", r"\1", written)
-
-
-def _argument(written: str) -> str:
-    """An argument's placeholder; its type says nothing unless there is a choice."""
-    name, _, kind = written.partition(" <")
-    return kind.removesuffix(">") if "|" in kind else name.strip("{}").upper()
+        if found := record(param, context):
+            written, help = found
+            yield Parameter(written, _sentences(help), isinstance(param, TyperOption))
 
 
 def _sentences(help: str) -> str:
     """A help text with its default as a sentence, and without what the usage says."""
     text, _, extra = help.partition("  [")
     default = re.search(r"default: ([^;\]]+)", extra)
-    return text if default is None else f"{text} Default: {default[1]}."
+    text += "" if default is None else f" Default: {default[1]}."
+    return text + " Required." * ("required" in extra)
 
 
 #: What each exit status means: the sentence is in the help of `backfold`.

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from .plain_values import take_plainly
+from .usage import Command
 
 #: How every part of the command line looks.
 STYLE: Final[dict[str, Any]] = {
@@ -124,6 +125,8 @@ def _load(name: str) -> Any:
     if not isinstance(found, typer.Typer):
         function, found = found, typer.Typer(**STYLE)
         found.command(name)(function)
+    for info in found.registered_commands:
+        info.cls = Command
     command = typer.main.get_command(found)
     for each in (command, *getattr(command, "commands", {}).values()):
         take_plainly(each)
