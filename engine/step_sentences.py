@@ -198,7 +198,7 @@ STEPS: Final[Mapping[str, Forms]] = {
         "QEMU switched the disks.",
     ),
     "ask_owner": (
-        lambda f: f"Asked {_owner(f)} whether it could be given {_images(f)}: it can.",
+        lambda f: f"Asked {_owner(f)}: it could write that {_images(f)}.",
         "Asked the owner of the definition, which can be changed.",
     ),
     "call_hook": (_called, "Called the owner of the definition."),

@@ -32,6 +32,8 @@ ATTEMPTS: Final = 4
 #: No further attempt begins after so many seconds.
 PATIENCE: Final = 60.0
 _PAUSE: Final = 0.25
+#: How often it is looked whether the caller wants to leave, in seconds.
+_LOOK: Final = 0.5
 
 
 def mend_hook(domain: str) -> str:
@@ -67,6 +69,13 @@ class Effects(Protocol):
 
     async def alarm(self, what: str) -> None:
         """Record something unexpected, and go on."""
+
+
+def _result(task: asyncio.Task[str]) -> str:
+    """What an owner said; one that cancels itself has failed."""
+    if task.cancelled():
+        raise CommandFailed("The call of the definition's owner was cancelled.")
+    return task.result()
 
 
 async def _go_on() -> None:
@@ -144,15 +153,12 @@ class Owner:
             return {}
         if self._begun is not None and self._begun[0] != call:
             await self._end_begun()
-        if self._begun is None:
-            task = asyncio.ensure_future(self._called(call))
-            self._begun = (call, self.clock.monotonic(), task)
-        _, began, task = self._begun
+        _, began, task = self._begin(call)
         await asyncio.wait({task}, timeout=seconds)
         if not task.done():
             return {"status": None}
         try:
-            said = task.result()
+            said = _result(task)
         except WorldError as error:
             return {"status": None, "said": error.what}
         self._begun, self.told = None, call
@@ -165,10 +171,11 @@ class Owner:
 
     async def settle(self) -> None:
         """Wait for the end of a call that was begun, whatever comes of it."""
-        if self._begun is not None:
-            _, _, task = self._begun
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            await asyncio.wait({begun[2]})
             with suppress(WorldError):
-                await task
+                _result(begun[2])
 
     async def close(self) -> None:
         """This engine leaves the run: no call of it goes on, nor of one that died.
@@ -246,14 +253,30 @@ class Owner:
         raise AssertionError("unreachable")
 
     async def _once(self, call: HookCall) -> tuple[float, str]:
-        """One attempt; the call that was begun in a hold is the first one."""
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            if begun[0] == call:
-                return begun[1], await begun[2]
-            with suppress(WorldError):
-                await begun[2]
-        return self.clock.monotonic(), await self._called(call)
+        """One attempt; the call that was begun in a hold is the first one.
+
+        It is ended when the caller wants to leave meanwhile.
+        """
+        if self._begun is not None and self._begun[0] != call:
+            await self.settle()
+        _, began, task = self._begin(call)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=_LOOK)
+                if not task.done():
+                    await self.checkpoint()
+        except BaseException:
+            await self._end_begun()
+            raise
+        self._begun = None
+        return began, _result(task)
+
+    def _begin(self, call: HookCall) -> tuple[HookCall, float, asyncio.Task[str]]:
+        """The call that goes on already, or a new one."""
+        if self._begun is None:
+            task = asyncio.ensure_future(self._called(call))
+            self._begun = (call, self.clock.monotonic(), task)
+        return self._begun
 
     async def _called(self, call: HookCall) -> str:
         try:

@@ -79,6 +79,9 @@ REASONS = {
     "strategy_impossible": "The strategy that was asked for cannot be carried out.",
     "fence_impossible": "An active image cannot be renamed: hard links, no permission,"
     " a block device, a name that is too long.",
+    "hook_unusable": "The executable that is to rewrite the domain's definition is"
+    " missing, cannot be run, or could be changed by others; see"
+    " [hooks](../hooks.md).",
     "unsafe_run_state": "QEMU is in a migration or restore, and holds no image locks.",
     "managed_by_libvirt": "A libvirt definition on this host names the image.",
     "flush_failed": "An image could not be flushed since the host was started: what is"
@@ -92,8 +95,6 @@ REASONS = {
     "overlay_exists": "A file is where the new overlay would be.",
     "memory_file": "A memory file is missing, in use, an image, or another snapshot's.",
     "invalid_snapshot": "The snapshot does not hold its point in time any more.",
-    "hook_unusable": "The domain has a hook that cannot be run as it is: missing, not"
-    " executable, or others can write to it.",
     "domain_running": "A revert needs the domain to be off.",
     "would_discard": "A revert would give up what was written since the last snapshot.",
     "nothing_to_revert": "The domain has none of the snapshot's disks any more.",
