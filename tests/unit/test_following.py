@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
 
+from backfold.engine import files
 from backfold.engine.api import Engine
 from backfold.engine.beacon import Beacon
 from backfold.engine.clock import SystemClock
@@ -20,12 +22,13 @@ from backfold.engine.events import (
 )
 from backfold.engine.following import PATIENCE, POLL
 from backfold.journal import catalog, runs
+from backfold.journal.locks import Locks
 from backfold.journal.model import Disk, Domain
 from backfold.journal.runs import Author, RunKey
 
 KEY = RunKey("deletion", "f825c66ac1f0", 1)
 OTHER = RunKey("deletion", "a825c66ac1f0", 1)
-ME = Author("me@host:1", "2026-11-27T15:40:47.000000+00:00")
+ME = Author(f"me@{socket.gethostname()}:1", "2026-11-27T15:40:47.000000+00:00")
 
 
 class Stage(SystemClock):
@@ -72,10 +75,12 @@ def writes(engine: Engine, unit: Callable[[Database], Any]) -> Callable[[], Any]
     return lambda: engine._driver.store.write(unit)
 
 
-def begin(db: Database, key: RunKey = KEY, domain: str = "web") -> None:
+def begin(
+    db: Database, key: RunKey = KEY, domain: str = "web", who: Author = ME
+) -> None:
     disk = Disk("vda", f"/srv/{domain}.qcow2", "qcow2")
     catalog.add_domain(db, Domain(domain, None, (disk,)), [], ME.at)
-    runs.begin_deletion(db, key.id, domain, "s1", {}, "validate", ME)
+    runs.begin_deletion(db, key.id, domain, "s1", {}, "validate", who)
 
 
 def refuse(db: Database, key: RunKey = KEY) -> None:
@@ -127,6 +132,48 @@ def test_a_run_that_nobody_works_on_is_not_waited_for(tmp_path: Path) -> None:
 
     assert [type(event) for event in heard] == [StateEvent]
     assert PATIENCE <= took <= PATIENCE + POLL
+
+
+def test_whoever_works_on_a_run_need_not_tell_its_bytes(tmp_path: Path) -> None:
+    """Another user, whose files are not trusted; or one who has nowhere to write."""
+    image = tmp_path / "web.qcow2"
+    image.touch()
+    file = files.identify(str(image))
+    assert file is not None
+
+    def script(engine: Engine, stage: Stage) -> Iterator[Callable[[], Any] | None]:
+        def work(db: Database) -> None:
+            disk = Disk("vda", str(image), "qcow2")
+            catalog.add_domain(db, Domain("web", None, (disk,)), [], ME.at)
+            runs.begin_deletion(db, KEY.id, "web", "s1", {}, "validate", ME)
+
+        yield writes(engine, work)
+        with Locks(tmp_path) as locks:
+            locks.acquire([file])
+            while stage.seconds <= 2 * PATIENCE:
+                yield None
+        yield writes(engine, refuse)
+
+    heard, _ = followed(tmp_path, script)
+
+    assert [event.state for event in heard if isinstance(event, StateEvent)] == [
+        *("validate", "refused"),
+    ]
+
+
+def test_a_run_of_another_host_is_waited_for(tmp_path: Path) -> None:
+    """Nobody can say from here that it is left."""
+    there = Author("me@elsewhere:1", ME.at)
+
+    def script(engine: Engine, stage: Stage) -> Iterator[Callable[[], Any] | None]:
+        yield writes(engine, lambda db: begin(db, who=there))
+        while stage.seconds <= 2 * PATIENCE:
+            yield None
+        yield writes(engine, refuse)
+
+    heard, _ = followed(tmp_path, script)
+
+    assert isinstance(heard[-1], StateEvent) and heard[-1].state == "refused"
 
 
 def test_a_pause_between_two_who_work_on_it_ends_nothing(tmp_path: Path) -> None:
