@@ -163,7 +163,8 @@ DELETION: Final = Declaration(
         State(
             "prepare",
             "Runs the same checks under the lock, tries out the fence, syncs the frozen"
-            " images, stores the plan and marks the snapshots as being deleted.",
+            " images, asks the owner of the definition, stores the plan and marks the"
+            " snapshots as being deleted.",
             killed="An empty probe file beside an image, or the helper of an earlier"
             " attempt.",
             recovers="Runs again; the probe file is removed.",
@@ -175,6 +176,7 @@ DELETION: Final = Declaration(
                     "an empty probe file of this run's name",
                     Recovery.REPEAT,
                 ),
+                ASK_OWNER,
                 Step(
                     "sync_frozen",
                     "fsyncs the frozen images, and waits until a write must change"

@@ -14,6 +14,7 @@ from ..journal.model import Plan
 from .context import SETTLING, Context, Move, Stuck
 from .frozen_images import settle
 from .start_paused import end_helper
+from .tell_owner import ask_owner
 
 
 async def prepare(ctx: Context) -> Move:
@@ -44,6 +45,9 @@ async def prepare(ctx: Context) -> Move:
 
     if fenced:
         await ctx.effects.perform("probe_fence", probe)
+    await ask_owner(ctx, plan)
+    # Once more in the vote, just before there is no way back.
+    ctx.owner.asked = None
 
     async def sync() -> None:
         await ctx.sync([path for fold in committed for path in fold.base.paths])

@@ -1,9 +1,9 @@
-"""pivot: the owner of the definition learns which images the disks are on.
+"""The owner of the definition is asked, and learns which images the disks are on.
 
-Not before the decision is durable and the graph was read back: until then the overlay
-is the truth, and a definition that names the base already would be a second one. The
-former names are fenced meanwhile, so that a definition that has not learned it boots
-nothing.
+It is not told before the decision is durable and the graph was read back: until then
+the overlay is the truth, and a definition that names the base already would be a second
+one. The former names are fenced meanwhile, so that a definition that has not learned it
+boots nothing.
 """
 
 from __future__ import annotations
@@ -11,15 +11,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from ..journal.model import FoldPlan
-from .context import Context, Stuck
+from ..journal.model import FoldPlan, Plan
+from .context import Abandon, Context, Stuck
 from .hold import stands_since
-from .owner import OwnerFailed, mend_hook, tell
+from .owner import OwnerFailed, ask, mend_hook, tell
 from .ports import Session
 from .switched_disks import switched_disks
 
 #: How long a hook is waited for at least while a guest stands, in seconds.
 FLOOR: Final = 0.05
+
+
+async def ask_owner(ctx: Context, plan: Plan) -> None:
+    """Ask before anything is copied into an image, and before anything is held.
+
+    Raises `Abandon`. A disk that is on its base by somebody's hand leads forward,
+    whatever the answer.
+    """
+    changes = switched_disks(plan)
+    if not changes or ctx.by_hand:
+        return
+    try:
+        await ask(ctx.owner, changes)
+    except OwnerFailed as error:
+        raise Abandon(error.because) from error
 
 
 async def call_hook(

@@ -11,10 +11,10 @@ from ..journal.errors import OutcomeUnknown
 from .ballot import Stamps, TooMuch, flush_copied, take_votes, wait_for_room
 from .by_hand import completed_by_hand, with_votes
 from .commit_per_disk import have_converged
-from .context import Abandon, Context, Move, Replan, Unit
+from .context import Context, Move, Replan, Unit
 from .hold import announce_hold, release_votes
-from .owner import OwnerFailed, ask
 from .switched_disks import switched_disks
+from .tell_owner import ask_owner
 
 
 async def vote(ctx: Context) -> Move:
@@ -33,7 +33,7 @@ async def vote(ctx: Context) -> Move:
     await completed_by_hand(ctx, session)
     if not await have_converged(session, with_votes(ctx, folds)):
         return Move("back_off", {"because": "a job is gone"}, diverge(ctx))
-    await _ask_owner(ctx)
+    await ask_owner(ctx, ctx.plan)
     await flush_copied(ctx, session, folds)
     await wait_for_room(ctx, session, folds)
     await announce_hold(ctx, session, folds)
@@ -51,20 +51,6 @@ async def vote(ctx: Context) -> Move:
         raise
     detail = {"disks": sorted(stamps), **announced_call(ctx)}
     return Move("decide", detail, _decision(ctx, stamps))
-
-
-async def _ask_owner(ctx: Context) -> None:
-    """Ask whoever owns the definition before anything is held, once per plan.
-
-    A disk that is on its base by somebody's hand leads forward, whatever the answer.
-    """
-    changes = switched_disks(ctx.plan)
-    if not changes or ctx.by_hand:
-        return
-    try:
-        await ask(ctx.owner, changes)
-    except OwnerFailed as error:
-        raise Abandon(error.because) from error
 
 
 def announced_call(ctx: Context) -> dict[str, Any]:

@@ -91,8 +91,9 @@ def test_the_owner_is_told_between_the_decision_and_the_first_write(
             assert undecided[1:] == ("paused", before)
             assert free == (undecided[0], "paused", after)
             assert before.keys() == after.keys() and before != after
-            [asked, switched] = owner.calls
-            assert asked["call"] == "prepare" and switched["call"] == "switch"
+            [early, asked, switched] = owner.calls
+            assert early == asked and switched["call"] == "switch"
+            assert asked["call"] == "prepare"
             assert sources(asked["planned"]) == sources(switched["disks"]) == after
             assert sources(asked["disks"]) == before
 
@@ -141,6 +142,9 @@ def test_a_failing_owner_leaves_one_truth(tmp_path: Path) -> None:
             assert given_up.value.exit_status == 5
             assert await scene.disks() == disks
             assert (owner.disks, owner.switches) == (former, [])
+            # It was asked before anything was copied.
+            kept = await scene.engine.catalog.snapshot(DOMAIN, "s3")
+            assert kept.status == "valid"
 
             owner.mend()
             owner.fail()
