@@ -83,16 +83,19 @@ class SyncEngine:
             task = asyncio.current_task()
             assert task is not None
             self._calls.add(task)
-            try:
-                return await order(self._engine)
-            finally:
-                self._calls.discard(task)
+            task.add_done_callback(self._ended)
+            return await order(self._engine)
 
         future = asyncio.run_coroutine_threadsafe(work(), self._loop)
         try:
             return future.result()
         finally:
             future.cancel()
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # Who waits no longer need not hear of it.
 
     def _run(self) -> None:
         try:

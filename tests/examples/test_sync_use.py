@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +65,9 @@ def test_an_engine_that_cannot_be_opened(tmp_path: Path) -> None:
     assert "backfold" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_ctrl_c_leaves_the_run_open(site: Site) -> None:
+def test_ctrl_c_leaves_the_run_open(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     """In the main thread, which waits; closing waits until it is safe."""
     main = threading.main_thread().ident
     assert main is not None
@@ -83,3 +87,5 @@ def test_ctrl_c_leaves_the_run_open(site: Site) -> None:
 
     opened = prepared(site, lambda engine: engine.deletions(only_open=True))
     assert [each.snapshot for each in opened] == ["s1"]
+    gc.collect()  # asyncio complains then of errors that nobody looked at.
+    assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
