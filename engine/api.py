@@ -499,7 +499,9 @@ class Engine:
     ) -> list[Run | BackfoldError]:
         """Finish what was interrupted: one run, or all open ones of this journal.
 
-        Returns an outcome for each: how it ended, or the error that kept it open.
+        Returns an outcome for each: how it ended, or the error that kept it open. When
+        the await is cancelled, the run that goes on is left as `delete` leaves it,
+        and no other is begun: their outcome is `Interrupted`.
         """
         return await recovery.recover_all(
             self._driver, run, roll_back=roll_back, on_event=on_event

@@ -6,12 +6,13 @@ and each state looks at the world before it acts.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from sqlite_utils import Database
 
 from ..journal import runs
-from ..journal.errors import AlreadyDecided, BackfoldError, Busy
+from ..journal.errors import AlreadyDecided, BackfoldError, Busy, Interrupted
 from ..journal.runs import DeletionRow
 from ..states.deletion import UNDECIDED
 from ..states.outlook import Outlook
@@ -105,14 +106,20 @@ async def recover_all(
     """Finish one run, or every open one; an error of one does not stop the others.
 
     A guest that stands still in a hold that nobody watched is freed before anything
-    is done about any other run. A single run does that first by itself.
+    is done about any other run. A single run does that first by itself. When the
+    caller is cancelled, no other run is begun: the outcome of those is `Interrupted`.
     """
+    caller = asyncio.current_task()
+    cancels = 0 if caller is None else caller.cancelling()
     todo = await driver.store.read(lambda db: _named(db, run))
     if len(todo) > 1:
         deletions = [found for machine, found in todo if machine == "deletion"]
         await end_holds(driver, deletions, PATIENCE)
     outcomes: list[Run | BackfoldError] = []
     for machine, found in todo:
+        if caller is not None and caller.cancelling() > cancels:
+            outcomes.append(await _not_begun(driver, found))
+            continue
         try:
             if machine == "creation":
                 outcomes.append(await recover_creation(driver, found, on_event))
@@ -127,6 +134,15 @@ async def recover_all(
         except BackfoldError as error:
             outcomes.append(error)
     return outcomes
+
+
+async def _not_begun(driver: Driver, run: str) -> Interrupted:
+    return Interrupted(
+        await driver.store.read(lambda db: History(db).find(run)),
+        f"Interrupted before {run} was recovered; it is left open.",
+        data="Nothing was done about it.",
+        remedy=f"Run `backfold recover {run}`.",
+    )
 
 
 def _named(db: Database, run: str | None) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from backfold import (
     Deletion,
     Engine,
     Interrupted,
+    ProgressEvent,
     Refused,
     RolledBack,
     StateEvent,
@@ -181,7 +182,7 @@ def test_a_deletion_within_a_time_out(site: Site) -> None:
         async with site.engine() as engine:
             await slow_domain(engine, site)
             with pytest.raises(Interrupted) as caught:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(0.8):
                     await slowly(engine)
             run = caught.value.deletion.id
             assert (await engine.roll_back(run)).state == "rolled_back"
@@ -218,6 +219,35 @@ def test_a_group_of_tasks_one_of_which_fails(site: Site) -> None:
                 Interrupted,
             }
             await assert_left_open(engine, runs[0])
+
+    play(story())
+
+
+def test_a_recovery_that_is_cancelled(site: Site) -> None:
+    """It does not begin with the next run, and says of each what became of it."""
+
+    async def story() -> None:
+        async with site.engine() as engine:
+            for name in ("a", "b"):
+                await slow_domain(engine, site, name)
+                task = asyncio.ensure_future(slowly(engine, name))
+                await copying(engine, lambda run: None)
+                task.cancel()
+                with pytest.raises(Interrupted):
+                    await task
+        async with site.engine() as engine:
+            opened = {each.id for each in await engine.deletions(only_open=True)}
+            recovery = asyncio.ensure_future(engine.recover())
+            async for event in engine.events():
+                if isinstance(event, ProgressEvent):
+                    recovery.cancel()
+                    break
+            outcomes = await recovery
+        assert {getattr(each, "code", each) for each in outcomes} == {"interrupted"}
+        assert {
+            each.deletion.id for each in outcomes if isinstance(each, Interrupted)
+        } == opened
+        assert len(opened) == 2
 
     play(story())
 
