@@ -40,7 +40,7 @@ class Page:
     def ask(self, words: str, journal: Path) -> list[dict[str, Any]]:
         """Run the one query that has these words, on this copy of a journal."""
         (query,) = [
-            command.partition('"')[2].rpartition('"')[0]
+            command.partition('"')[2].rpartition('"')[0].replace("\\\n", "")
             for command in self._commands
             if command.startswith("sqlite3 -line") and words in command
         ]
