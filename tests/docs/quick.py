@@ -5,6 +5,7 @@
 A page may have dozens of commands, and each is a real program in a real shell. This
 process imports the command line once; ``FOLDER/backfold`` hands its arguments,
 environment, working directory and streams over to it, and a fork of it does the rest.
+The guard that a deletion starts is such a fork, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 import json
 import os
 import pkgutil
+import runpy
 import select
 import signal
 import socket
@@ -52,12 +54,12 @@ def serve(folder: Path) -> None:
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
-            run(connection)
+            run(connection, client)
         connection.close()
 
 
-def run(connection: socket.socket) -> None:
-    """Be the command that was asked for."""
+def run(connection: socket.socket, client: Path) -> None:
+    """Be the command that was asked for, or the guard that it starts."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     status = 70
     try:
@@ -74,8 +76,13 @@ def run(connection: socket.socket) -> None:
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(environment)
-        sys.argv = ["backfold", *arguments]
-        status = cli.main(arguments)
+        if arguments[:1] == ["-m"]:
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__")
+        else:
+            sys.argv = ["backfold", *arguments]
+            sys.executable = str(client)
+            status = cli.main(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
     except SystemExit as ended:
