@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files, InclusionLevel
-
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
 
 #: Where files of the repository are on the site.
@@ -36,6 +34,8 @@ _LOADED = re.compile(
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files of the repository that pages link to."""
+    from mkdocs.structure.files import File, InclusionLevel
+
     root = Path(config.config_file_path).parent
     docs = Path(config.docs_dir)
     for source in sorted(set(_linked(root, docs, files))):
@@ -84,8 +84,15 @@ def on_page_markdown(
 def on_post_build(config: MkDocsConfig) -> None:
     """Fail if anything is loaded from another host."""
     for path in sorted(Path(config.site_dir).rglob("*.html")):
-        for found in _LOADED.finditer(path.read_text(encoding="utf-8")):
-            raise PluginError(f"{path} would load {found['url']}")
+        for url in loaded(path.read_text(encoding="utf-8")):
+            from mkdocs.exceptions import PluginError
+
+            raise PluginError(f"{path} would load {url}")
+
+
+def loaded(html: str) -> list[str]:
+    """What a page would load from other hosts."""
+    return [found["url"] for found in _LOADED.finditer(html)]
 
 
 def _linked(root: Path, docs: Path, files: Files) -> Iterator[str]:
