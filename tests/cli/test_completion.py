@@ -21,7 +21,7 @@ from backfold.engine.cli.completion import answer
 from cli.conftest import Inside
 from cli.shells import BACKFOLD, Shell
 from cli.test_startup import HEAVY
-from written import Journal, spoil
+from written import Journal
 
 SHELLS = ("bash", "zsh", "fish")
 OPEN, DONE = "a0" * 6, "c0" * 6
@@ -51,8 +51,8 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Journal(path) as written:
         written.completed(DONE)
         written.interrupted(OPEN)
-    put(path, "web", "vda", "/srv/web.qcow2", "s1", "v2:a", "v2:b")
-    put(path, "mail", "sda", "/srv/mail.qcow2", "before")
+        put(written, "web", "vda", "/srv/web.qcow2", "s1", "v2:a", "v2:b")
+        put(written, "mail", "sda", "/srv/mail.qcow2", "before")
     return path
 
 
@@ -60,31 +60,28 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A journal in which every name and path is meant to do harm."""
     path = tmp_path_factory.mktemp("hostile") / "journal.db"
-    with Journal(path):
-        pass
-    for name in HOSTILE:
-        put(path, name, name, f"/{name}", name)
-    put(path, "good", "vda", r"/\";touch PWNED;$(touch PWNED)%n", *HOSTILE)
+    harm = r"/\";touch PWNED;$(touch PWNED)%n"
+    with Journal(path) as written:
+        for name in HOSTILE:
+            put(written, name, name, f"/{name}", name)
+        put(written, "good", "vda", harm, *HOSTILE)
     return path
 
 
-def put(path: Path, domain: str, target: str, source: str, *snapshots: str) -> None:
-    """Record a domain with one disk."""
-    spoil(path, "insert into images (path, format) values (?, 'qcow2')", source)
-    spoil(path, "insert into domains (name, created) values (?, '2026')", domain)
-    spoil(
-        path,
-        "insert into disks (domain, target, source, position) values (?, ?, ?, 0)",
-        domain,
-        target,
-        source,
-    )
+def put(
+    journal: Journal, domain: str, target: str, source: str, *snapshots: str
+) -> None:
+    """Record a domain with one disk, whatever they are called."""
+    db = journal.db
+    db.execute("insert into images (path, format) values (?, 'qcow2')", (source,))
+    db.execute("insert into domains (name, created) values (?, '2026')", (domain,))
+    disk = "insert into disks (domain, target, source, position) values (?, ?, ?, 0)"
+    db.execute(disk, (domain, target, source))
     for number, name in enumerate(snapshots):
-        spoil(
-            path,
+        db.execute(
             "insert into snapshots (domain, name, created, status, current)"
             " values (?, ?, ?, 'valid', 0)",
-            *(domain, name, f"2026-01-0{number}"),
+            (domain, name, f"2026-01-0{number}"),
         )
 
 
@@ -103,14 +100,12 @@ def shell(
 
 def test_tab_completes_the_word(shell: Shell) -> None:
     for typed, becomes in [
-        ("snapshot sh", "snapshot show"),
         ("delete web s1 --strategy=au", "delete web s1 --strategy=auto"),
         ("snapshot show mail b", "snapshot show mail before"),
         # bash breaks words at colons.
         ("snapshot show web v2:a", "snapshot show web v2:a"),
         ("plan web s1 --through v", "plan web s1 --through v2:"),
         ("cancel ", f"cancel {OPEN}"),
-        ("--journal images/w", "--journal images/web.key"),
         ("plan web s1 --secret v", "plan web s1 --secret vda="),
         ("plan web s1 --secret vda=im", "plan web s1 --secret vda=images/"),
         ("--journal /none delete we", "--journal /none delete we"),
@@ -131,7 +126,7 @@ def test_tab_shows_what_there_is(shell: Shell) -> None:
 @pytest.mark.parametrize("name", SHELLS)
 def test_no_name_runs_code_in_a_shell(name: str, tmp_path: Path, hostile: Path) -> None:
     with Shell(name, tmp_path, hostile) as shell:
-        for typed in ("delete good ", "plan good x --secret "):
+        for typed in ("plan good ", "plan good x --secret "):
             assert "\x1b[2Jb" not in shell.offered(f"backfold {typed}")
         assert shell.complete("backfold delete g") == ["backfold", "delete", "good"]
     assert list(tmp_path.rglob("PWNED")) == []
