@@ -22,7 +22,7 @@ from ..journal.runs import Author, DeletionRow, ReversionRow, RunKey
 from ..journal.store import Store
 from ..states.context import Context, LeaveOpen, Stuck
 from ..states.options import Options
-from ..states.owner import Owner
+from ..states.owner import Owner, OwnerFailed
 from ..states.ports import Clock, DefinitionHook, Guard, Hypervisor, Images, Probe
 from ..states.revert import ReversionContext
 from ..states.take_snapshot import CreationContext
@@ -312,11 +312,20 @@ class Driver:
     async def _to_its_end(
         self, runner: PlannedRun[Any], resumed: bool, record: Callable[[], T]
     ) -> T:
-        """Run to a final state; a caller that is cancelled waits for it, too."""
+        """Run to a final state; a caller that is cancelled waits for it, too.
+
+        A hook that fails is not called again then.
+        """
         await runner.refresh()
         if not resumed:
             runner.tell_state({})
         leaving = asyncio.Event()
+
+        async def looked() -> None:
+            if leaving.is_set():
+                raise OwnerFailed("The hook failed, and nobody waits for it any more.")
+
+        runner.ctx.owner.checkpoint = looked
         try:
             await _to_the_end(runner.run(), leaving.set)
         except Stuck as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from backfold import Disk, Engine
+from backfold import Disk, Engine, HookCall
 from backfold.engine.demo.guest import qemu_img
 from backfold.engine.images import QemuImages
 from backfold.states.ports import Clock, Images
@@ -23,7 +24,11 @@ class Site:
         self.locks = folder / "locks"
 
     def engine(
-        self, *, images: Images | None = None, clock: Clock | None = None
+        self,
+        *,
+        images: Images | None = None,
+        clock: Clock | None = None,
+        hook: Callable[[HookCall], Awaitable[None]] | None = None,
     ) -> Engine:
         """One more engine on the journal; not open yet."""
         return Engine(
@@ -32,6 +37,7 @@ class Site:
             clock=clock,
             managed=nobody_manages,
             locks=self.locks,
+            hook=hook,
         )
 
     def image(self, domain: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from backfold import (
     Busy,
     Deletion,
     Engine,
+    HookCall,
     Interrupted,
     ProgressEvent,
     Refused,
@@ -59,6 +61,30 @@ async def assert_left_open(engine: Engine, run: str) -> None:
     """Nobody works on it, and whoever comes can end it."""
     assert [each.id for each in await engine.deletions(only_open=True)] == [run]
     assert (await engine.roll_back(run)).state == "rolled_back"
+
+
+def test_who_leaves_does_not_wait_for_a_hook_that_fails(site: Site) -> None:
+    """The snapshot is undone; each question was put once."""
+    told: list[str] = []
+
+    async def story() -> None:
+        async def hook(call: HookCall) -> None:
+            told.append(call.call)
+            taking.cancel()
+            raise RuntimeError("the control plane is down")
+
+        async with site.engine(hook=hook) as engine:
+            await site.add(engine, "web")
+            taking = asyncio.ensure_future(engine.create_snapshot("web", "s1"))
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            assert await engine.catalog.snapshots("web") == []
+            assert await engine.creations() == []
+            assert sorted(os.listdir(site.folder)) == ["journal", "locks", "web.qcow2"]
+
+    play(story())
+
+    assert told == ["prepare"]
 
 
 # Several engines
