@@ -196,8 +196,21 @@ def keys(pressed: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         loop.remove_reader(terminal)
-        with suppress(termios.error):
+        with suppress(termios.error), _in_the_background():
             termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+
+@contextmanager
+def _in_the_background() -> Iterator[None]:
+    """Touch the terminal even if it is another job's by now.
+
+    The kernel would stop the process for that, perhaps while a guest stands still.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _somebody_there() -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -179,3 +183,20 @@ def test_snapshots_are_waited_for_once(capsys: pytest.CaptureFixture[str]) -> No
         assert "all disks or none" in capsys.readouterr().err
         assert not invocation.on_interrupt()
     assert invocation.on_interrupt is None
+
+
+def test_a_question_that_ends_in_the_background_stops_nothing() -> None:
+    """A stopped engine could leave a guest standing."""
+    terminal, below = os.openpty()
+    job = Path(__file__).with_name("job_that_asks.py")
+    try:
+        subprocess.run(
+            [sys.executable, job],
+            stdin=below,
+            start_new_session=True,
+            check=True,
+            timeout=60,
+        )
+    finally:
+        os.close(below)
+        os.close(terminal)
