@@ -63,10 +63,8 @@ GROUPS = {
     """,
     "a definition that lives elsewhere": """
         running-newest-2-owned both resume vote.ask_owner.done once
-        running-newest-2-owned both resume vote.decide.noted once
         running-newest-2-owned engine resume pivot.call_hook.announced once
         running-newest-2-owned both resume pivot.call_hook.done once
-        running-newest-2-owned both resume pivot.release_guest.noted once
         off-newest-1-owned both resume pivot.tell_owner.announced once
         off-newest-1-owned engine resume pivot.tell_owner.done once
     """,
