@@ -543,7 +543,8 @@ class Engine:
         Without a run, of all that are open or are begun meanwhile. The present state
         comes first. It reads the journal and what is told beside it: no lock is taken,
         nothing is written. Ends when each is finished, or nobody has worked on it for
-        some seconds: then `recover` is what helps.
+        some seconds: then `recover` is what helps. Raises `UsageError` for an id that
+        names no deletion.
         """
         found = None if run is None else await recovery.deletion_id(self._driver, run)
         async for event in Following(self._driver, found).events():

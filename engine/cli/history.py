@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...journal.errors import UsageError
 from ...journal.times import seconds_between
 from .arguments import RunId
 from .invocation import Invocation
@@ -50,6 +51,8 @@ def status(
     """
     invocation: Invocation = ctx.obj
     invocation.streams = watch
+    if watch and everything:
+        raise UsageError("--all and --watch exclude each other.")
     if watch:
         from .watching import watch as follow
 

@@ -75,6 +75,7 @@ def test_ctrl_c_asks_and_others_watch(slow: Cli, inside: Inside) -> None:
     assert (calm.returncode, errors) == (5, "")
     assert "rolling back" in out and not set("\x1b\r\x07") & set(out)
     assert inside("status", "--watch").err == "No deletion is open.\n"
+    assert "exclude each other" in inside("status", "--watch", "--all", status=2).err
 
 
 def test_leaving_it_and_coming_back(
