@@ -133,7 +133,8 @@ def test_no_roll_back_after_the_decision(filled: Cli, inside: Inside) -> None:
         r" ! Another engine, \S+, took over after .* without a word", story
     )
     assert "No QEMU has the guest any more" in story
-    assert "Proved by the images, with no QEMU: vda.qcow2, vdb.qcow2" in story
+    proved = "Proved by the images, with no QEMU: what the guest wrote is in "
+    assert f"{proved}vda.qcow2, vdb.qcow2." in story
 
 
 def test_a_creation_that_was_interrupted(web: Cli) -> None:
