@@ -96,6 +96,8 @@ async def plan_reversion(
         if planned is not None:
             disks.append(planned)
     reasons += shared_paths([disk.overlay for disk in disks])
+    if reader.hook.is_program or domain.hook is not None:
+        reasons += _bootable_reasons(domain_name, disks)
     if reasons:
         raise Refused(reasons)
     has = {disk.target for disk in domain.disks}
@@ -108,6 +110,25 @@ async def plan_reversion(
         missing=tuple(target for target in entries if target not in has),
         image_folders=tuple(image_folders),
     )
+
+
+def _bootable_reasons(domain: str, disks: Sequence[DiskReversion]) -> Iterator[Reason]:
+    """Former images that a definition could go on in when its owner is not told.
+
+    One that is removed is set aside before the owner is called; one that stays cannot
+    be, since others need its name.
+    """
+    for disk in disks:
+        if disk.stays is not None:
+            yield Reason(
+                "former_image_stays",
+                f"{disk.former.path} would stay under its name ({disk.stays}): if the"
+                f" hook of {domain} failed, its definition would go on in that image.",
+                f"Let go of the hook (`backfold domain hook {domain} --remove`),"
+                f" revert, write the definition by what `backfold domain args {domain}`"
+                " prints, and record the hook again.",
+                disk.target,
+            )
 
 
 def not_valid(snapshot: Snapshot) -> Reason | None:

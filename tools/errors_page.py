@@ -82,6 +82,9 @@ REASONS = {
     "hook_unusable": "The executable that is to rewrite the domain's definition is"
     " missing, cannot be run, or could be changed by others; see"
     " [hooks](../hooks.md).",
+    "former_image_stays": "A revert would leave the image that a disk is on where it"
+    " is, and the domain has a hook: if that failed, the definition would go on in the"
+    " former image, and the catalog in the new one.",
     "unsafe_run_state": "QEMU is in a migration or restore, and holds no image locks.",
     "managed_by_libvirt": "A libvirt definition on this host names the image.",
     "flush_failed": "An image could not be flushed since the host was started: what is"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backfold.engine.demo.guest import qemu_img
 from cli.command import Cli, disks
 from cli.conftest import Inside
 
@@ -89,3 +90,26 @@ def test_what_a_hook_says_is_told_and_journaled(web: Cli, inside: Inside) -> Non
     assert "failed (exit status 1): no  [31mroom" in said.err.splitlines()[-3]
     assert "The domain is as before" in said.err
     assert inside.json("snapshot-list", "snapshot", "list", "web")["snapshots"] == []
+
+
+def test_a_former_image_that_stays_is_not_left_to_a_hook(
+    web: Cli, inside: Inside
+) -> None:
+    """If the hook failed, the definition would go on in it: a second truth."""
+    inside("snapshot", "create", "web", "s1")
+    former = inside.json("domain", "domain", "show", "web")["disks"][0]["source"]
+    qemu_img("create", "-q", "-f", "qcow2", "-b", former, "-F", "qcow2", f"{former}.c")
+    inside("domain", "hook", "web", str(hook(web.folder, "touch called")))
+    order = ("snapshot", "revert", "web", "s1", "--discard", "--yes")
+    before = sorted(web.folder.iterdir())
+
+    error = inside.json("error", *order, status=3)["error"]
+
+    (reason,) = error["reasons"]
+    assert (reason["code"], reason["disk"]) == ("former_image_stays", "vda")
+    assert former in reason["message"] and "--remove" in reason["remedy"]
+    assert sorted(web.folder.iterdir()) == before
+    inside("domain", "hook", "web", "--remove")
+    inside(*order)
+    shown = inside.json("domain", "domain", "show", "web")["disks"][0]
+    assert shown["source"] != former and Path(former).exists()
