@@ -39,7 +39,7 @@ def look(journal: Path, query: Callable[[Rows], T]) -> T:
     there is no journal or it cannot be read, `JournalDamaged`, `JournalNewer`, and
     `JournalBusy` when others open and close it all the time.
     """
-    if journal.is_symlink() or not journal.is_file():
+    if not _is_plain_file(journal):
         raise JournalError(
             f"There is no journal {journal}.",
             remedy="Name the right one with --journal or $BACKFOLD_JOURNAL.",
@@ -62,6 +62,14 @@ def look(journal: Path, query: Callable[[Rows], T]) -> T:
         data="Nothing was written.",
         remedy="Try again.",
     )
+
+
+def _is_plain_file(journal: Path) -> bool:
+    """Whether it can be a journal. Raises `JournalError` when nobody may know."""
+    try:
+        return journal.is_file() and not journal.is_symlink()
+    except OSError as error:
+        raise translated(error, journal) from error
 
 
 def look_at_nothing(query: Callable[[Rows], T]) -> T:

@@ -276,3 +276,9 @@ def test_the_runs_of_an_old_journal_are_told(tmp_path: Path) -> None:
     assert look(old, told) == [run, "commit_per_disk", "commit_per_disk", []]
     assert [line.id for line in look(old, overview)] == [run]
     assert content(tmp_path) == before
+
+
+def test_a_path_that_the_system_refuses_is_no_bug(tmp_path: Path) -> None:
+    """As one in a folder that is closed to us, which is not closed to root."""
+    with pytest.raises(JournalError, match=r"cannot be used: .*name too long"):
+        look(tmp_path / ("x" * 300), images)
