@@ -447,7 +447,7 @@ class Engine:
 
         Raises `Refused`, `Busy`, `RolledBack` or `Interrupted`. Cancelling the await
         before the decision releases the guest and raises `Interrupted`; after it the
-        pivot is finished first.
+        pivot is finished first, and what then is left to do is left to `recover`.
         """
         options = valid_options(
             Options(
