@@ -127,6 +127,7 @@ def test_it_asks_and_shows_what_it_would_record(
 ) -> None:
     add(inside, vda=grow(cli.folder, "web.qcow2", "web.s1"))
     assert "--yes" in inside(*ADOPT, status=2).err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", Answer("n\n"))
     said = inside(*ADOPT, status=1)
 

@@ -449,9 +449,6 @@ class HypervisorContract:
                 )
                 with pytest.raises(CommandFailed, match="block-commit: "):
                     await second.start(fold_plan(chain, *chain), live, None)
-                # QEMU's own words, and its class of errors where that says more.
-                with pytest.raises(CommandFailed, match=r"found \(CommandNotFound\)$"):
-                    await raw(second).execute("no-such")
                 await second.complete(JOB)
                 await reach(second, JOB, "pending")
                 await second.close()
@@ -684,6 +681,16 @@ class TestQemuHypervisor(HypervisorContract):
             name = os.path.basename(record.socket)
             assert not [n for n in os.listdir(folder) if n.startswith(name)]
             assert helper_process.start_time(record.pid) is None
+
+        asyncio.run(scenario())
+
+    def test_an_error_is_told_in_words_of_qemu(self, hypervisor: Hypervisor) -> None:
+        """And by its class, where that says more."""
+
+        async def scenario() -> None:
+            async with new_helper(hypervisor) as (_, session):
+                with pytest.raises(CommandFailed, match=r"found \(CommandNotFound\)$"):
+                    await raw(session).execute("no-such")
 
         asyncio.run(scenario())
 

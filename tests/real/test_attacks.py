@@ -29,6 +29,7 @@ from backfold.journal.errors import (
     JournalError,
     RolledBack,
 )
+from backfold.journal.meter import CommitMeter
 from backfold.journal.store import Store
 from real.scene import DOMAIN, At, NoGuard, Scene, play
 
@@ -190,11 +191,14 @@ def test_commit_of_the_decision_fails_and_its_row_is_there(
     works = [True]
 
     async def commit_fails(
-        store: Store, unit: Callable[[Database], T], patience: float | None = None
+        store: Store,
+        unit: Callable[[Database], T],
+        patience: float | None = None,
+        meter: CommitMeter | None = None,
     ) -> T:
         if not works[0]:
             raise JournalError("disk I/O error")
-        result = await write(store, unit, patience)
+        result = await write(store, unit, patience, meter)
         if patience is not None and not failed:  # Only the decision has a bound.
             failed.append("decide")
             works[0] = journal == "answers again"
