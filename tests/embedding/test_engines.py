@@ -141,10 +141,12 @@ def test_two_loops_in_two_threads(site: Site) -> None:
 
     async def work(name: str) -> str:
         async with site.engine() as engine:
-            await site.add(engine, name, "s1")
             return (await engine.delete(name, "s1")).state
 
     async def story() -> None:
+        async with site.engine() as engine:
+            for name in "ab":
+                await site.add(engine, name, "s1")
         states = await asyncio.gather(
             *(asyncio.to_thread(asyncio.run, work(name)) for name in "ab")
         )
