@@ -555,10 +555,10 @@ def helper_of(scene: Scene) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "place",
     sampled(
-        3,
+        2,
         [
-            COPYING,
             DECIDED,
+            COPYING,
             FINALIZED,
             "start_paused.start_helper.noted",
             FENCED,
