@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..events import Event
 
 _QUESTION: Final = (
-    "r      roll it back: the domain goes on as before, and the snapshot stays",
+    "r      roll it back: the domain goes on as before, and what is there stays",
     "l      leave it as it stands, for `backfold recover`",
     "Enter  let it go on",
 )
@@ -49,7 +49,7 @@ class Asking:
         if self._has_told or run is None or state is None or not _somebody_there():
             return False
         if self._listener.machine != "deletion":
-            return self._told("all disks or none, and over in a moment.")
+            return self._told("all disks or none: that is finished first.")
         if state == "roll_back":
             return self._told("it is being rolled back; that is finished first.")
         if state not in UNDECIDED:
@@ -126,7 +126,7 @@ def asking(invocation: Invocation, listener: Listener) -> Iterator[Asking]:
 def all_or_none(invocation: Invocation) -> Iterator[list[Event]]:
     """Meet the first Ctrl-C with a line, where there is nothing to choose.
 
-    For runs that switch all disks or none and are over in a moment; yields a list for
+    For runs that switch all disks or none, which takes a moment; yields a list for
     their events. Before there is one, Ctrl-C stops everything.
     """
     heard: list[Event] = []
@@ -137,7 +137,7 @@ def all_or_none(invocation: Invocation) -> Iterator[list[Event]]:
         if told or not heard:
             return False
         told = True
-        invocation.say("all disks or none, and over in a moment: waiting for that.")
+        invocation.say("all disks or none: that is finished first.")
         return True
 
     invocation.on_interrupt = interrupted
