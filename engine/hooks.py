@@ -67,7 +67,8 @@ def hook_obstacle(path: str) -> str | None:
         return f"{path!r} is not an absolute path"
     try:
         found = os.stat(path)
-        folder = os.stat(os.path.dirname(os.path.realpath(path)))
+        named = (path, os.path.realpath(path))
+        folders = [os.stat(os.path.dirname(name)) for name in named]
     except OSError as error:
         return f"{path}: {os.strerror(error.errno or 0)}"
     if not stat.S_ISREG(found.st_mode):
@@ -78,8 +79,11 @@ def hook_obstacle(path: str) -> str | None:
         return f"{path} belongs to another user"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"{path} can be written by others"
-    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
-        return f"{path} is in a folder that everybody can write to"
+    for folder in folders:
+        if folder.st_uid not in (0, os.geteuid()):
+            return f"{path} is in a folder of another user"
+        if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
+            return f"{path} is in a folder that everybody can write to"
     return None
 
 

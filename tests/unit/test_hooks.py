@@ -282,3 +282,18 @@ def test_a_program_fails_by_any_exception() -> None:
     asyncio.run(ProgramHook(hook).call(a_call("/h")))
 
     assert told == [a_call("/h")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
+def test_a_hook_in_a_folder_of_somebody_else(tmp_path: Path) -> None:
+    """Its owner could put another executable in its place, or behind a link."""
+    path = Path(script(tmp_path, "#!/bin/sh\n"))
+    other = tmp_path / "other"
+    other.mkdir()
+    link = other / "hook"
+    link.symlink_to(path)
+    os.chown(other, 4242, 0)
+    assert "in a folder of another user" in (hook_obstacle(str(link)) or "")
+    assert hook_obstacle(str(path)) is None
+    os.chown(tmp_path, 4242, 0)
+    assert "in a folder of another user" in (hook_obstacle(str(path)) or "")
