@@ -83,15 +83,21 @@ class Shell:
         words = [text for text in shown.splitlines() if text.startswith("<")]
         return [text[1:-1] for text in words if text.endswith(">")]
 
-    def offered(self, line: str) -> str:
-        """Type, press Tab twice, and return what was shown; the line is dropped."""
-        return self.run(f"{line}\t\t\x15")
+    def offered(self, line: str, *expected: str) -> str:
+        """Type, press Tab twice, and return what was shown; the line is dropped.
 
-    def _read_until(self, word: str) -> str:
+        A shell that has more to read may not show what it found: it is given time to
+        show what is ``expected``.
+        """
+        os.write(self.terminal, f"{line}\t\t".encode())
+        shown = self._read_until(*expected)
+        return shown + self.run("\x15")
+
+    def _read_until(self, *words: str) -> str:
         shown, deadline = b"", time.monotonic() + PATIENCE
-        while word.encode() not in shown.replace(b"\r", b""):
+        while not all(word.encode() in shown.replace(b"\r", b"") for word in words):
             left = deadline - time.monotonic()
             if left < 0 or not select.select([self.terminal], [], [], left)[0]:
-                raise TimeoutError(f"{self.name}: {shown!r}")
+                raise TimeoutError(f"{self.name}: {shown!r}, not {words}")
             shown += os.read(self.terminal, 1 << 16)
         return shown.decode(errors="replace").replace("\r", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -59,13 +60,16 @@ class Launcher:
 
     @property
     def running(self) -> list[int]:
-        """The processes that run the hook now."""
+        """The processes that run the hook now, each the first of its group.
+
+        What a shell has just forked has the command line of the shell still.
+        """
         found = []
         for entry in Path("/proc").iterdir():
-            with suppress(OSError):
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-                if entry.name.isdecimal() and bytes(self.hook) in command:
-                    found.append(int(entry.name))
+            with suppress(OSError, ValueError):
+                pid, command = int(entry.name), (entry / "cmdline").read_bytes()
+                if bytes(self.hook) in command.split(b"\0") and os.getpgid(pid) == pid:
+                    found.append(pid)
         return found
 
     def forget_calls(self) -> None:
