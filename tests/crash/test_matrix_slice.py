@@ -1,11 +1,14 @@
 """The moments that decide over data, out of the matrix that `make crash` plays whole.
 
+The last quarter of each group is left to `make every-case`.
+
 Each group is played by a process of its own, since cases fork, and pytest has
 threads. The names are those that `make crash ARGS=--list` prints.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -19,33 +22,34 @@ from crash.cases import CASCADES
 from crash.points import declared
 from crash.report import ELSEWHERE
 from crash.scenarios import STORIES
+from sampled import sampled
 
 TESTS = Path(__file__).parents[1]
 
 GROUPS = {
     "the active image of a guest that writes": """
+        running-newest-1-noted engine resume vote.carry_bitmaps.done once
+        running-newest-1-noted engine roll_back vote.carry_bitmaps.done once
+        running-newest-1 engine roll_back vote.fence.done cascade
+        running-newest-1 both resume vote.fence.done once
+        running-newest-1 both resume vote.decide.noted once
+        running-newest-1 both resume pivot.finalize.done once
+        running-newest-1 engine resume vote.decide.noted once
+        running-newest-1 both resume update_metadata.record.noted once
         running-newest-1 engine resume commit_per_disk.start_job.done once
         running-newest-1 both resume commit_per_disk.start_job.done once
         running-newest-1 engine resume vote.stop_guest.done once
         running-newest-1 qemu resume vote.complete_jobs.done once
-        running-newest-1 both resume vote.fence.done once
-        running-newest-1 engine resume vote.decide.noted once
-        running-newest-1 both resume vote.decide.noted once
-        running-newest-1 both resume pivot.finalize.done once
-        running-newest-1 both resume update_metadata.record.noted once
         running-newest-1 engine roll_back vote.decide.noted once
-        running-newest-1 engine roll_back vote.fence.done cascade
-        running-newest-1-noted engine resume vote.carry_bitmaps.done once
-        running-newest-1-noted engine roll_back vote.carry_bitmaps.done once
     """,
     "links in the middle of their chains": """
+        running-middle-1-kept both resume pivot.keep.noted once
         running-middle-2 engine resume commit_per_disk.start_job.done once
         running-middle-2 both resume vote.flush_copied.done once
         running-middle-2 both resume vote.decide.noted once
         running-middle-2 both resume pivot.finalize.done once
         running-middle-2 both resume update_metadata.set_aside.done once
         running-middle-1-kept engine resume pivot.start_job.noted once
-        running-middle-1-kept both resume pivot.keep.noted once
     """,
     "two active images that are decided over together": """
         running-newest-2 both resume vote.decide.noted once
@@ -57,9 +61,9 @@ GROUPS = {
         running-stream-newest-1 engine roll_back vote.look_again.noted once
         running-stream-first-1-gone engine resume pivot.relink.announced once
         running-range-newest-1 both resume vote.decide.noted once
+        running-fork-1 both resume vote.decide.noted#2 once
         running-branch-1-cloned engine resume prepare.finish.announced once
         running-branch-1-spoiled engine resume roll_back.finish.announced once
-        running-fork-1 both resume vote.decide.noted#2 once
     """,
     "a definition that lives elsewhere": """
         running-newest-2-owned both resume vote.ask_owner.done once
@@ -84,7 +88,8 @@ GROUPS = {
 @pytest.mark.parametrize("group", GROUPS)
 def test_nothing_is_lost(group: str) -> None:
     """Killed there, recovered, and read back."""
-    names = [line.strip() for line in GROUPS[group].strip().splitlines()]
+    every = [line.strip() for line in GROUPS[group].strip().splitlines()]
+    names = sampled(math.ceil(len(every) * 3 / 4), every)
     options = [word for name in names for word in ("--case", name)]
     process = subprocess.Popen(
         [sys.executable, "-m", "crash.matrix", "--jobs", "1", *options],

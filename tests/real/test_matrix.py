@@ -250,7 +250,7 @@ def test_three_disks(tmp_path: Path, power: str, style: Style | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("power", "order"), [("running", "s1 s2 s3"), ("off", "s3 s2 s1")]
+    ("power", "order"), sampled(1, [("running", "s1 s2 s3"), ("off", "s3 s2 s1")])
 )
 def test_every_snapshot_after_another(tmp_path: Path, power: str, order: str) -> None:
     async def story() -> None:
