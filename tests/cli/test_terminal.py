@@ -125,6 +125,7 @@ def test_leaving_it_and_coming_back(
     assert f"backfold recover {run['deletion']}" in said.err
     result = inside.json("event", "status", "--watch", run["deletion"], status=6)
     assert result["error"]["code"] == "interrupted"
+    inside("recover", "--roll-back")
 
 
 def test_there_is_no_way_back_after_the_decision(

@@ -132,6 +132,7 @@ def test_one_domain_is_one_engines(site: Site, tmp_path: Path) -> None:
             task.cancel()
             with pytest.raises(Interrupted):
                 await task
+            await one.recover(roll_back=True)  # Ends the helper.
 
     play(story())
 
@@ -271,6 +272,7 @@ def test_a_recovery_that_is_cancelled(site: Site) -> None:
                     recovery.cancel()
                     break
             outcomes = await recovery
+            await engine.recover(roll_back=True)  # Ends the helpers.
         assert {getattr(each, "code", each) for each in outcomes} == {"interrupted"}
         assert {
             each.deletion.id for each in outcomes if isinstance(each, Interrupted)
